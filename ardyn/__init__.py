@@ -1,0 +1,39 @@
+"""ardyn: activation relaxation as a continuous-time dynamical system.
+
+Time is in whatever unit the time constants are given in; tensors are [batch, unit], and a
+trajectory [time, batch, unit]. "The paper" is Millidge et al., Investigating the scalability and
+biological plausibility of the activation relaxation algorithm (2020).
+"""
+
+from ardyn.catalogue import SOLVER_NAMES, solver_named
+from ardyn.closed_form import ClosedForm
+from ardyn.errors import ArdynError, DivergenceError, InputError
+from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
+from ardyn.models import mlp, random_feedback
+from ardyn.relaxation import Relaxation
+from ardyn.rule import Rule
+from ardyn.solve import SteadyState
+from ardyn.sweep import Sweep
+from ardyn.training import backward
+from ardyn.trajectory import Trajectory
+
+__all__ = [
+    "ADAPTIVE_METHODS",
+    "FIXED_METHODS",
+    "SOLVER_NAMES",
+    "Adaptive",
+    "ArdynError",
+    "ClosedForm",
+    "DivergenceError",
+    "Fixed",
+    "InputError",
+    "Relaxation",
+    "Rule",
+    "SteadyState",
+    "Sweep",
+    "Trajectory",
+    "backward",
+    "mlp",
+    "random_feedback",
+    "solver_named",
+]

@@ -1,0 +1,119 @@
+"""What a Relaxation refuses, before any work starts."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ardyn.closed_form import ClosedForm
+from ardyn.errors import InputError, check_positive
+from ardyn.integrators import Adaptive, Fixed
+from ardyn.network import Network
+from ardyn.rule import Rule
+from ardyn.sweep import Sweep
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
+    sums = torch.stack([x.sum() for x in tensors.values()])
+    if sums.isfinite().all():
+        return
+    for name, x in tensors.items():
+        bad = (~x.isfinite()).nonzero()
+        if len(bad):
+            where = bad[0].tolist()
+            raise InputError(
+                f"{name} holds {x[tuple(where)].item()} at {where} ({len(bad)} such values); "
+                f"replace what is not finite"
+            )
+
+
+def check_matching(parameters: Mapping[str, Tensor], inputs: Tensor) -> None:
+    """Raise InputError unless the inputs share the parameters' type and device, batch first."""
+    if inputs.ndim < 2 or inputs.shape[0] == 0:
+        raise InputError(
+            f"inputs must be [batch, unit] with at least one sample, got {list(inputs.shape)}; "
+            f"for a single sample add a batch axis with inputs[None]"
+        )
+    for name, p in parameters.items():
+        if (p.dtype, p.device) != (inputs.dtype, inputs.device):
+            raise InputError(
+                f"inputs are {inputs.dtype} on {inputs.device} but '{name}' is {p.dtype} on "
+                f"{p.device}; convert one with .to()"
+            )
+
+
+def tau_of_each(tau: float | Sequence[float], units: Sequence[str]) -> dict[str, float]:
+    """The time constant of each relaxing unit."""
+    values = [tau] * len(units) if isinstance(tau, (int, float)) else [float(t) for t in tau]
+    if len(values) != len(units):
+        raise InputError(
+            f"tau has {len(values)} values for {len(units)} relaxing units ({', '.join(units)}); "
+            f"pass one number, or one per unit"
+        )
+    for unit, value in zip(units, values, strict=True):
+        check_positive(f"tau of unit '{unit}'", value)
+    return dict(zip(units, map(float, values), strict=True))
+
+
+def checked_feedback(
+    network: Network,
+    parameters: Mapping[str, Tensor],
+    rules: Mapping[str, Rule],
+    feedback: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """ψ of every block whose Rule asks for it and that has weights, checked against Wᵀ."""
+    psi = {}
+    for block in network.blocks:
+        weight = block.layer.weight
+        if weight is None or rules[block.name].feedback == "transpose":
+            continue
+        if block.name not in feedback:
+            raise InputError(
+                f"feedback={rules[block.name].feedback!r} needs feedback weights for block "
+                f"'{block.name}'; pass feedback=ardyn.random_feedback(model)"
+            )
+        given, expected = feedback[block.name], parameters[weight].mT
+        if given.shape != expected.shape:
+            raise InputError(
+                f"feedback of '{block.name}' has shape {list(given.shape)}; it must have the shape "
+                f"of Wᵀ, {list(expected.shape)}"
+            )
+        psi[block.name] = given.detach().to(expected)
+    if psi:
+        check_finite({f"feedback of '{name}'": each for name, each in psi.items()})
+    return psi
+
+
+def check_stable(solver: Adaptive | Fixed | Sweep | ClosedForm, tau: Mapping[str, float]) -> None:
+    """Raise InputError for a step at which the leak −x/τ alone would already grow."""
+    scheme = solver.of if isinstance(solver, ClosedForm) else solver
+    if scheme is None or isinstance(scheme, Adaptive):
+        return
+    if isinstance(scheme, Fixed) and not scheme.is_one_step:
+        return
+    unit, shortest = min(tau.items(), key=lambda item: item[1])
+    ratio = scheme.step / shortest
+    if ratio > 1 and _growth(scheme, ratio) >= 1:
+        bound = _stability_bound(scheme, ratio)
+        name = f"'{scheme.method}'" if isinstance(scheme, Fixed) else "the sweep"
+        raise InputError(
+            f"a step of {scheme.step:g} is {ratio:.3g} times τ = {shortest:g} of unit '{unit}', "
+            f"and {name} is unstable from h/τ ≥ {bound:.4g}; "
+            f"use a step below {bound * shortest:.4g}"
+        )
+
+
+@lru_cache(maxsize=256)
+def _growth(scheme: Fixed | Sweep, ratio: float) -> float:
+    return scheme.growth(ratio)
+
+
+def _stability_bound(scheme: Fixed | Sweep, ratio: float) -> float:
+    """The smallest h/τ in [1, ratio] at which a step no longer shrinks an activity."""
+    scan = np.linspace(1, ratio, 200)
+    first = next(i for i, z in enumerate(scan) if scheme.growth(float(z)) >= 1)
+    return float(brentq(lambda z: scheme.growth(z) - 1, scan[first - 1], scan[first]))

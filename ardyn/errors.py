@@ -1,0 +1,35 @@
+"""What ardyn raises. Every message is one sentence: the value, the rule it breaks, the cure."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class ArdynError(Exception):
+    """Base of every error that ardyn raises on purpose."""
+
+
+class InputError(ArdynError, ValueError):
+    """A value that ardyn cannot use."""
+
+
+class DivergenceError(ArdynError, ArithmeticError):
+    """A solution that left the finite numbers, or a step that shrank to nothing."""
+
+
+def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise InputError unless ``value`` is one of ``allowed``; names the nearest one."""
+    names = list(allowed)
+    if value in names:
+        return
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise InputError(f"unknown {what} {value!r}: {hint}choose one of {', '.join(names)}")
+
+
+def check_positive(what: str, value: float) -> None:
+    """Raise InputError unless ``value`` is a positive, finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{what} must be a number, got {value!r}; pass one such as 1.0")
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{what} must be positive and finite, got {value}; pass one such as 1.0")

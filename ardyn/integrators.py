@@ -1,0 +1,206 @@
+"""torchdiffeq's integrators, each under its own name: adaptive steps, or one fixed step."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdiffeq keeps
+from torchdiffeq._impl.solvers import FixedGridODESolver
+
+from ardyn.errors import DivergenceError, InputError, check_choice, check_positive
+from ardyn.solve import Solution, SteadyState, System, Watch, grid
+
+FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
+"""Methods of one constant step that the installed torchdiffeq has."""
+ADAPTIVE_METHODS = tuple(name for name in SOLVERS if name not in FIXED_METHODS)
+"""Methods that choose their own steps."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A torchdiffeq method that chooses its own steps.
+
+    torchdiffeq treats the batch as one system: one step size and one error norm for all samples,
+    so that a sample's numbers depend, within the tolerances, on its companions. ``per_sample``
+    solves each sample alone instead, at the cost of one solve per sample.
+
+    Args:
+        method: one of ``ADAPTIVE_METHODS``.
+        rtol: relative error allowed per step.
+        atol: absolute error allowed per step, in the activities' units.
+        per_sample: solve the samples one by one.
+        options: the method's own, such as ``{"first_step": 0.1}``.
+
+    Raises:
+        InputError: an unknown method or option, or a tolerance that is not positive.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    per_sample: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method in FIXED_METHODS:
+            raise InputError(
+                f"'{self.method}' has a fixed step; use Fixed('{self.method}', step=0.1)"
+            )
+        check_choice("adaptive method", self.method, ADAPTIVE_METHODS)
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        _check_options(self.method, self.options)
+
+    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+        """Integrate from t = 0, recording at ``times``."""
+        if not self.per_sample:
+            return self._integrate(system, times, stop)
+        batch = system.initial().tensors()[0].shape[0]
+        alone = [
+            self._integrate(system.samples(slice(i, i + 1)), times, stop) for i in range(batch)
+        ]
+        records = zip(*(each.record.tensors() for each in alone), strict=True)
+        return Solution(
+            alone[0].record.with_tensors([torch.cat(each, dim=1) for each in records]),
+            sum(each.evaluations for each in alone),
+            None if stop is None else torch.cat([each.steady_at for each in alone]),  # type: ignore[misc]
+        )
+
+    def _integrate(self, system: System, times: Tensor, stop: SteadyState | None) -> Solution:
+        return _integrate(
+            system, times, stop, self.method, dict(self.options), rtol=self.rtol, atol=self.atol
+        )
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A torchdiffeq method of constant step h, on the grid 0, h, 2h, …
+
+    The last step is shortened to end at the last recorded time; between grid points a recorded
+    state is interpolated linearly.
+
+    Args:
+        method: one of ``FIXED_METHODS``; "euler" is Algorithm 1 of the paper.
+        step: h, in units of time.
+        options: the method's own.
+
+    Raises:
+        InputError: an unknown method or option, or a step that is not positive.
+    """
+
+    method: str = "euler"
+    step: float = 0.1
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method in ADAPTIVE_METHODS:
+            raise InputError(
+                f"'{self.method}' chooses its own steps; use Adaptive('{self.method}')"
+            )
+        check_choice("fixed-step method", self.method, FIXED_METHODS)
+        check_positive("the step", self.step)
+        _check_options(self.method, self.options)
+
+    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+        """Integrate from t = 0, recording at ``times``."""
+        options = dict(self.options) | {"grid_constructor": self._grid}
+        return _integrate(system, times, stop, self.method, options)
+
+    def _grid(self, f: object, y0: object, t: Tensor) -> Tensor:
+        return grid(float(t[-1]), self.step).to(t)
+
+    def step_matrix(self, rate: Tensor, step: float) -> Tensor:
+        """R(hM): what one step does to dy/dt = M y, R being the stability polynomial.
+
+        Taken from torchdiffeq itself, by one step from the identity matrix; M is [n, n].
+        """
+        return _run_linear(self.method, self.options, rate, step, steps=1)
+
+    @functools.cached_property
+    def is_one_step(self) -> bool:
+        """Whether a step depends on the last state alone: two hands full of steps are R(h)¹²."""
+        rate, step, steps = -torch.ones(1, 1, dtype=torch.float64), 0.3, 12
+        at_once = _run_linear(self.method, self.options, rate, step, steps)
+        return bool(torch.isclose(at_once, self.step_matrix(rate, step) ** steps, rtol=1e-9))
+
+    def growth(self, step_over_tau: float) -> float:
+        """|R(−h/τ)|: the factor by which one step multiplies a decaying activity."""
+        rate = -torch.ones(1, 1, dtype=torch.float64)
+        return float(self.step_matrix(rate, step_over_tau).abs())
+
+
+def _integrate(
+    system: System,
+    times: Tensor,
+    stop: SteadyState | None,
+    method: str,
+    options: dict[str, Any],
+    **tolerances: float,
+) -> Solution:
+    """One call of torchdiffeq from t = 0, with its failures told in ardyn's words."""
+    watch = Watch(system, stop)
+    watched: Callable[..., Any] = watch
+    if "callback_step" not in _callbacks(method):
+        if stop is not None:
+            raise InputError(
+                f"'{method}' cannot stop at a steady state; use 'dopri5' or a fixed step"
+            )
+        watched = watch.__call__  # torchdiffeq warns of callbacks that a method would ignore
+    initial = watch.names.tensors()
+    from_zero = times if times[0] == 0 else torch.cat([times.new_zeros(1), times])
+    from_zero = from_zero.to(initial[0].device)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Functional iteration did not converge")
+            solution = torchdiffeq.odeint(
+                watched, initial, from_zero, method=method, options=options, **tolerances
+            )
+    except AssertionError as error:
+        raise DivergenceError(
+            f"'{method}' could not go beyond t = {watch.last_time:.4g} ({error}): the tolerances "
+            f"are finer than {initial[0].dtype} resolves, or the solution blows up; use a larger "
+            f"rtol and atol, or float64"
+        ) from error
+    record = watch.names.with_tensors([x[-len(times) :] for x in solution])
+    if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
+        raise watch.divergence(record, f"after t = {watch.last_time:.4g}")
+    return Solution(record, watch.evaluations, watch.steady_at)
+
+
+def _callbacks(method: str) -> set[str]:
+    return set(SOLVERS[method].valid_callbacks())
+
+
+def _run_linear(
+    method: str, options: Mapping[str, Any], rate: Tensor, step: float, steps: int
+) -> Tensor:
+    """The solution operator of dy/dt = M y after some equal steps, in float64, [n, n]."""
+    nodes = step * torch.arange(steps + 1, dtype=torch.float64)
+    identity = torch.eye(len(rate), dtype=torch.float64)
+    operator: Tensor = torchdiffeq.odeint(
+        lambda t, y: rate @ y, identity, nodes, method=method, options=dict(options)
+    )[-1]
+    return operator
+
+
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Try the options on a scalar equation: torchdiffeq only warns of names it doesn't know."""
+    if not options:
+        return
+    y, t = (torch.ones(1, dtype=torch.float64),), torch.tensor([0.0, 0.01], dtype=torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torchdiffeq.odeint(
+                lambda _, y: tuple(-x for x in y), y, t, method=method, options=dict(options)
+            )
+    except Exception as error:
+        raise InputError(
+            f"'{method}' refuses the options {dict(options)!r} ({error}); see torchdiffeq's list "
+            f"of options for this method"
+        ) from error

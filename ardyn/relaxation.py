@@ -1,0 +1,172 @@
+"""Relaxation: one batch, one network, one rule, ready to be solved."""
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ardyn.blocks import parameters_of, trace_network
+from ardyn.checks import (
+    check_finite,
+    check_matching,
+    check_stable,
+    checked_feedback,
+    tau_of_each,
+)
+from ardyn.closed_form import ClosedForm
+from ardyn.compare import bp_gradients
+from ardyn.convergence import exact_convergence_time
+from ardyn.dynamics import Dynamics
+from ardyn.errors import InputError, check_positive
+from ardyn.integrators import Adaptive, Fixed
+from ardyn.loss import Loss, loss_function, loss_gradient
+from ardyn.rule import Rule, rule_of_each_block
+from ardyn.solve import SteadyState, as_times
+from ardyn.sweep import Sweep
+from ardyn.trace import feed_forward
+from ardyn.trajectory import Trajectory
+
+Solver = Adaptive | Fixed | Sweep | ClosedForm
+
+
+class Relaxation:
+    """The relaxation phase of AR on one batch, after the feed-forward pass.
+
+    Args:
+        model: any module that torch.fx traces to a chain of Linear layers and activations.
+        inputs: x⁰, [batch, unit], in the model's type and on its device.
+        targets: what the loss compares the output with; [batch, output], or class indices [batch].
+        loss: "sse" (Σ (x − t)²), "mse", "cross_entropy", or a callable (output, target) that sums
+            over samples.
+        rule: one Rule for every block, or {name pattern: Rule}.
+        tau: τ of every relaxing unit, or one per unit in feed-forward order (the output among them
+            when it relaxes). It sets the unit of time.
+        feedback: ψ of each block whose Rule asks for feedback weights, {block: [n_l, n_{l+1}]};
+            ``random_feedback`` draws them.
+        tau_trace: τ_z of the activity trace, where the Rule's update activity is "trace".
+
+    Raises:
+        InputError: any of these that cannot be used; nothing has been integrated by then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: Loss = "sse",
+        rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
+        tau: float | Sequence[float] = 1.0,
+        feedback: Mapping[str, Tensor] | None = None,
+        tau_trace: float | None = None,
+    ) -> None:
+        self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
+        self.network = trace_network(model)
+        rules = rule_of_each_block(rule, self.network.units)
+        parameters = parameters_of(model)
+        check_matching(parameters, inputs)
+        check_finite({f"parameter '{name}'": p for name, p in parameters.items()})
+        check_finite({"inputs": inputs})
+        with torch.no_grad():
+            trace = feed_forward(self.network, parameters, inputs)
+        self.loss_value, drive = loss_gradient(loss, trace.output, targets)
+        if any(each.update_activity == "trace" for each in rules.values()):
+            if tau_trace is None:
+                raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
+            check_positive("tau_trace", tau_trace)
+        relaxing = self.network.units
+        if rules[self.network.output].output == "clamped":
+            relaxing = relaxing[:-1]
+        if not relaxing:
+            raise InputError("no unit relaxes: one block and a clamped output; let it relax")
+        self.dynamics = Dynamics(
+            trace=trace,
+            drive=drive,
+            rules=rules,
+            feedback=checked_feedback(self.network, parameters, rules, feedback or {}),
+            tau=tau_of_each(tau, relaxing),
+            tau_trace=tau_trace,
+        )
+
+    @cached_property
+    def gradients(self) -> dict[str, Tensor]:
+        """∂𝓛/∂x̄ of every unit, by autograd through the module itself, [batch, unit] each."""
+        loss = loss_function(self.loss)
+        return bp_gradients(self.model, self.network, self.inputs, self.targets, loss)
+
+    @cached_property
+    def equilibrium(self) -> dict[str, Tensor] | None:
+        """Where the rule's dynamics settle: the BP gradient, or with ψ or f′ = 1 a pseudo-gradient.
+
+        [batch, unit] each; None for a nonlinear rule, which has no closed form.
+        """
+        if not self.dynamics.is_linear:
+            return None
+        with torch.no_grad():
+            return self.dynamics.equilibrium()
+
+    def solve(
+        self,
+        times: Sequence[float] | Tensor,
+        solver: Solver = ClosedForm(),  # noqa: B008  (frozen)
+        stop: SteadyState | None = None,
+    ) -> Trajectory:
+        """Relax from t = 0 and record the activities at ``times``.
+
+        Args:
+            times: increasing, not negative; ``[10.0]`` records the final state alone.
+            solver: Adaptive, Fixed, Sweep or ClosedForm.
+            stop: hold the state once every sample is steady, rather than relax to the last time.
+
+        Raises:
+            InputError: times, a step or a solver that this relaxation cannot use.
+            DivergenceError: the solution left the finite numbers; says when and where.
+        """
+        t = as_times(times)
+        check_stable(solver, self.dynamics.tau)
+        with torch.no_grad():
+            if isinstance(solver, ClosedForm):
+                if stop is not None:
+                    raise InputError(
+                        "ClosedForm doesn't step, so it cannot stop; drop stop, or read equilibrium"
+                    )
+                activities = solver.activities(self.dynamics, t)
+                return self._trajectory(t, activities, solver)
+            solution = solver.solve(self.dynamics, t, stop)
+        return self._trajectory(
+            t,
+            solution.record.activity,
+            solver,
+            traces=solution.record.trace,
+            evaluations=solution.evaluations,
+            steady_at=solution.steady_at,
+        )
+
+    def exact_convergence_time(
+        self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False
+    ) -> dict[str, Tensor]:
+        """Convergence times of the ODE, predicted as roots of its closed form.
+
+        Returns:
+            {unit: time}, [] each or [batch]; infinite where it never comes that near.
+
+        Raises:
+            InputError: the rule has no closed form.
+        """
+        against = self.gradients if reference == "gradients" else self.equilibrium
+        with torch.no_grad():
+            times = exact_convergence_time(self.dynamics, against or {}, tolerance, per_sample)
+        clamped = torch.zeros_like(next(iter(times.values())))
+        return times | {unit: clamped for unit in self.network.units if unit not in times}
+
+    def _trajectory(
+        self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object
+    ) -> Trajectory:
+        output = self.network.output
+        if output not in activities:
+            clamped = self.dynamics.drive.expand(len(t), *self.dynamics.drive.shape)
+            activities = ChainMap({output: clamped}, activities)  # type: ignore[arg-type]
+        is_exact = solver == ClosedForm()
+        return Trajectory(t, activities, self, repr(solver), is_exact, **more)  # type: ignore[arg-type]

@@ -1,0 +1,145 @@
+"""What every solver shares: recorded times, the step grid, the watch over each step, the result.
+
+Knows no network: only that there is a System with a state and a rate of change.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ardyn.errors import DivergenceError, InputError, check_positive
+from ardyn.state import State
+
+
+class System(Protocol):
+    """What a solver needs of the dynamics."""
+
+    def initial(self) -> State: ...
+    def __call__(self, t: Tensor | float, state: State) -> State: ...
+    def sweep(self, state: State, step: float) -> State: ...
+    def samples(self, which: slice) -> "System": ...
+
+
+@dataclass(frozen=True)
+class SteadyState:
+    """Stop once ‖dx/dt‖ ≤ tolerance · ‖x‖ for every unit of every sample, or at the last time.
+
+    Checked at the start of each step, at the cost of one evaluation; from then on the state is
+    held. Samples are checked one by one, so that a slow one cannot hide behind the rest.
+
+    Args:
+        tolerance: relative rate, in 1/time.
+    """
+
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_positive("the steady-state tolerance", self.tolerance)
+
+    def is_reached(self, state: State, rate: State) -> Tensor:
+        """Whether each sample is steady, [batch]."""
+        pairs = zip(state.tensors(), rate.tensors(), strict=True)
+        steady = [_norm(dx) <= self.tolerance * _norm(x) for x, dx in pairs]
+        return torch.stack(steady).all(0)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver hands back."""
+
+    record: State
+    """The state at the recorded times, each tensor [time, batch, …]."""
+    evaluations: int
+    """Evaluations of the right-hand side (sweeps, for Sweep)."""
+    steady_at: Tensor | None = None
+    """Time at which each sample was first found steady, NaN where it never was, [batch]; None
+    where nobody asked."""
+
+
+def grid(end: float, step: float) -> Tensor:
+    """0, h, 2h, … up to ``end``, which closes the grid, with a shorter last step if need be."""
+    whole = math.floor(end / step * (1 + 1e-12) + 1e-9)
+    nodes = step * torch.arange(whole + 1, dtype=torch.float64)
+    if end - nodes[-1] > 1e-9 * step:
+        return torch.cat([nodes, nodes.new_tensor([end])])
+    nodes[-1] = end
+    return nodes
+
+
+class Watch:
+    """The right-hand side as a solver calls it: counts, checks each step, holds a steady state."""
+
+    def __init__(self, system: System, stop: SteadyState | None) -> None:
+        self.system = system
+        self.stop = stop
+        self.names = system.initial()
+        self.evaluations = 0
+        self.is_held = False
+        self.last_time = 0.0
+        x = self.names.tensors()[0]
+        self.steady_at = None if stop is None else x.new_full((x.shape[0],), torch.nan)
+
+    def __call__(self, t: Tensor | float, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.is_held:
+            return tuple(torch.zeros_like(x) for x in tensors)
+        self.evaluations += 1
+        return self.system(t, self.names.with_tensors(tensors)).tensors()
+
+    def callback_step(self, t: Tensor | float, tensors: tuple[Tensor, ...], dt: object) -> None:
+        """Called by torchdiffeq at the start of each step."""
+        if not math.isfinite(float(sum(x.sum() for x in tensors))):
+            raise self.divergence(self.names.with_tensors(tensors), f"by t = {float(t):.4g}")
+        self.last_time = float(t)
+        if self.stop is None or self.steady_at is None or self.is_held:
+            return
+        state = self.names.with_tensors(tensors)
+        steady = self.stop.is_reached(state, self.names.with_tensors(self(t, tensors)))
+        self.steady_at[steady & self.steady_at.isnan()] = float(t)
+        self.steady_at[~steady] = torch.nan
+        self.is_held = bool(steady.all())
+
+    def divergence(self, state: State, when: str) -> DivergenceError:
+        """The error that says when and where a solution was lost."""
+        for unit, x in state.activity.items():
+            bad = ~torch.isfinite(x)
+            if bad.any():
+                sample = int(bad.nonzero()[0, -2])
+                return DivergenceError(
+                    f"the relaxation left the finite numbers {when}, first seen in unit '{unit}' "
+                    f"of sample {sample}; use a shorter step, or an adaptive method"
+                )
+        return DivergenceError(
+            f"the relaxation overflowed {when}; scale the inputs, the weights or the loss down"
+        )
+
+
+def as_times(times: Sequence[float] | Tensor) -> Tensor:
+    """The recorded times as a float64 vector.
+
+    Raises:
+        InputError: times that are empty, not finite, negative or not increasing.
+    """
+    try:
+        t = [float(each) for each in (times.tolist() if hasattr(times, "tolist") else times)]
+    except TypeError:
+        raise InputError(f"times must be a list of numbers, got {times!r}; pass [10.0]") from None
+    if not t:
+        raise InputError("times are empty; pass at least one, such as [10.0]")
+    for each in t:
+        if not math.isfinite(each):
+            raise InputError(f"times must be finite, got {each}; drop it")
+    if t[0] < 0:
+        raise InputError(f"times start at {t[0]}, before the relaxation does; begin at 0")
+    for before, after in itertools.pairwise(t):
+        if before >= after:
+            raise InputError(f"times must increase, but {after} follows {before}; sort them")
+    return torch.tensor(t, dtype=torch.float64)

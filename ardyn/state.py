@@ -1,0 +1,34 @@
+"""State: everything that moves in one relaxation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of the ODE, or its rate of change, or a record of it with a leading time axis."""
+
+    activity: Mapping[str, Tensor]
+    """x of every relaxing unit, [batch, unit]."""
+    trace: Mapping[str, Tensor] = field(default_factory=dict)
+    """z of every unit whose activity a synapse remembers, [batch, unit]."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, in a fixed order."""
+        return tuple(x for each in fields(self) for x in getattr(self, each.name).values())
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "State":
+        """A state of the same names, holding these tensors."""
+        rest = iter(tensors)
+        filled = {
+            each.name: {name: next(rest) for name in getattr(self, each.name)}
+            for each in fields(self)
+        }
+        return State(**filled)
+
+    def combine(self, other: "State", function: Callable[[Tensor, Tensor], Tensor]) -> "State":
+        """function(mine, other's), tensor by tensor."""
+        pairs = zip(self.tensors(), other.tensors(), strict=True)
+        return self.with_tensors([function(mine, theirs) for mine, theirs in pairs])

@@ -1,0 +1,76 @@
+"""Training with AR: the weight update at the end of a relaxation, in place of loss.backward()."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ardyn.closed_form import ClosedForm
+from ardyn.dynamics import Dynamics
+from ardyn.loss import Loss
+from ardyn.plasticity import weight_gradient
+from ardyn.relaxation import Relaxation, Solver
+from ardyn.rule import Rule
+
+
+def backward(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss = "sse",
+    rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
+    tau: float | Sequence[float] = 1.0,
+    duration: float = 10.0,
+    solver: Solver = ClosedForm(),  # noqa: B008  (frozen)
+    feedback: Mapping[str, Tensor] | None = None,
+    tau_trace: float | None = None,
+) -> Tensor:
+    """Relax, then add AR's estimate of the gradient to every parameter's ``.grad``.
+
+    Stands where ``loss.backward()`` would: any torch optimiser then takes its step.
+
+    Args:
+        duration: length of the relaxation, in the unit of ``tau``; the paper's is 10 τ.
+        solver: how to relax; the default is exact, and needs a linear Rule.
+
+    The other arguments are those of ``Relaxation``.
+
+    Returns:
+        𝓛, summed over the batch, [].
+
+    Raises:
+        InputError, DivergenceError: as ``Relaxation`` and its ``solve``.
+    """
+    sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback, tau_trace)
+    final = sim.solve([duration], solver)
+    x = {unit: final[unit][-1] for unit in final.units}
+    z = {unit: trace[-1] for unit, trace in final.traces.items()}
+    with torch.no_grad():
+        gradients = parameter_gradients(sim.dynamics, x, z)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and name in gradients:
+            old = parameter.grad
+            parameter.grad = gradients[name] if old is None else old + gradients[name]
+    return sim.loss_value
+
+
+def parameter_gradients(
+    dynamics: Dynamics, activity: Mapping[str, Tensor], traces: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Eq. 2 at the given activities, {parameter name: gradient}, summed over the batch.
+
+    Args:
+        activity: x of every unit, [batch, unit].
+        traces: z of the units that a Rule remembers, [batch, unit].
+    """
+    x = dynamics.with_clamped(activity)
+    frozen = dynamics.trace.activity
+    presynaptic = {"frozen": frozen, "current": x, "trace": {**frozen, **traces}}
+    gradients: dict[str, Tensor] = {}
+    for block in dynamics.trace.network.blocks:
+        rule = dynamics.rules[block.name]
+        below = presynaptic[rule.update_activity][block.sources[0]]
+        slope = dynamics.derivative(rule.update_derivative, block, x)
+        for name, change in weight_gradient(block.layer, x[block.name], slope, below).items():
+            gradients[name] = gradients[name] + change if name in gradients else change
+    return gradients

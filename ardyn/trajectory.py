@@ -1,0 +1,224 @@
+"""Trajectory: activities over time beside the gradients they should reach."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ardyn import compare
+from ardyn.convergence import crossing_time
+from ardyn.errors import InputError
+
+
+class References(Protocol):
+    """What a trajectory is compared with; a Relaxation computes it when first asked."""
+
+    @property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """∂𝓛/∂x̄ of every unit by autograd, [batch, unit]."""
+
+    @property
+    def equilibrium(self) -> Mapping[str, Tensor] | None:
+        """Where the rule's own dynamics settle, [batch, unit]; None if not known in closed form."""
+
+    def exact_convergence_time(
+        self, tolerance: float, reference: str, per_sample: bool
+    ) -> dict[str, Tensor]:
+        """Convergence times as roots of the closed form."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Activities of every unit at the recorded times; ``trajectory[unit]`` is [time, batch, …].
+
+    Units come in feed-forward order, hidden to output.
+    """
+
+    times: Tensor
+    """[time], float64, in the unit of the time constants."""
+    activities: Mapping[str, Tensor]
+    references: References
+    solver: str
+    """The solver, as one would write it in Python."""
+    is_exact: bool = False
+    """Whether this is the closed form of the ODE, for which convergence times are roots."""
+    traces: Mapping[str, Tensor] = field(default_factory=dict)
+    """z of the units that a Rule remembers, [time, batch, …]."""
+    evaluations: int = 0
+    """Evaluations of the right-hand side (sweeps, for Sweep; 0 for a closed form)."""
+    steady_at: Tensor | None = None
+    """When each sample was found steady, [batch]; NaN: it ran to the last time. None: not asked."""
+
+    def __getitem__(self, unit: str) -> Tensor:
+        try:
+            return self.activities[unit]
+        except KeyError:
+            raise KeyError(f"no unit {unit!r}; the units are {', '.join(self.units)}") from None
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the units, hidden to output."""
+        return tuple(self.activities)
+
+    @property
+    def stop_reason(self) -> list[str]:
+        """Per sample why the relaxation ended: "steady state" or "last time"."""
+        batch = next(iter(self.activities.values())).shape[1]
+        steady = torch.full((batch,), torch.nan) if self.steady_at is None else self.steady_at
+        return ["last time" if t.isnan() else "steady state" for t in steady]
+
+    def reference(self, name: str = "gradients") -> Mapping[str, Tensor]:
+        """``"gradients"`` (BP, by autograd) or ``"equilibrium"`` (the rule's own fixed point).
+
+        Raises:
+            InputError: another name, or an equilibrium that has no closed form.
+        """
+        if name not in ("gradients", "equilibrium"):
+            raise InputError(f"unknown reference {name!r}; choose 'gradients' or 'equilibrium'")
+        found: Mapping[str, Tensor] | None = getattr(self.references, name)
+        if found is None:
+            raise InputError("this rule's equilibrium has no closed form; compare with 'gradients'")
+        return found
+
+    def relative_error(
+        self, reference: str = "gradients", per_sample: bool = False
+    ) -> dict[str, Tensor]:
+        """‖x^l − g^l‖ / ‖g^l‖ of each unit, [time] or [time, batch]."""
+        g = self.reference(reference)
+        return {u: compare.relative_error(x, g[u], per_sample) for u, x in self.activities.items()}
+
+    def cosine(self, reference: str = "gradients", per_sample: bool = False) -> dict[str, Tensor]:
+        """Cosine between x^l and g^l of each unit, [time] or [time, batch]."""
+        g = self.reference(reference)
+        return {u: compare.cosine(x, g[u], per_sample) for u, x in self.activities.items()}
+
+    def norm_ratio(
+        self, reference: str = "gradients", per_sample: bool = False
+    ) -> dict[str, Tensor]:
+        """‖x^l‖ / ‖g^l‖ of each unit, [time] or [time, batch]."""
+        g = self.reference(reference)
+        return {u: compare.norm_ratio(x, g[u], per_sample) for u, x in self.activities.items()}
+
+    def convergence_time(
+        self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False
+    ) -> dict[str, Tensor]:
+        """First time after which ‖x^l − g^l‖ ≤ tolerance · ‖g^l‖ stays true, of each unit.
+
+        A root of the closed form for ``ClosedForm()``, whatever the recorded times, and infinite if
+        there is none. Otherwise interpolated between recorded times, and NaN if not yet reached.
+
+        Returns:
+            {unit: time}, [] each, or [batch] if ``per_sample``.
+        """
+        if not (0 < tolerance < np.inf):
+            raise InputError(f"tolerance must be positive, got {tolerance}; pass one such as 1e-3")
+        if self.is_exact:
+            return self.references.exact_convergence_time(tolerance, reference, per_sample)
+        errors = self.relative_error(reference, per_sample)
+        return {unit: crossing_time(self.times, e, tolerance) for unit, e in errors.items()}
+
+    def to_dataset(self) -> xr.Dataset:
+        """Activities, BP gradients and the equilibrium as a Dataset, one variable each per unit."""
+        kinds: dict[str, tuple[Mapping[str, Tensor], str]] = {
+            "activity": (self.activities, "activity x of unit {}"),
+            "trace": (self.traces, "activity trace z of unit {}"),
+            "gradient": (self.references.gradients, "backprop gradient ∂L/∂x of unit {}"),
+            "equilibrium": (self.references.equilibrium or {}, "equilibrium of the rule, unit {}"),
+        }
+        dataset = xr.Dataset(
+            {
+                f"{kind}_{unit}": _variable(kind, unit, x, long_name)
+                for kind, (tensors, long_name) in kinds.items()
+                for unit, x in tensors.items()
+            },
+            coords={"time": ("time", self.times.numpy(), _TIME_ATTRIBUTES)},
+            attrs={
+                "title": "Activation relaxation: activities over time and their gradients",
+                "units": list(self.units),
+                "solver": self.solver,
+                "evaluations": self.evaluations,
+            },
+        )
+        if self.steady_at is not None:
+            steady = self.steady_at.double().cpu().numpy()
+            dataset["steady_at"] = ("sample", steady, {"long_name": "time found steady"})
+        return dataset
+
+    @staticmethod
+    def from_dataset(dataset: xr.Dataset) -> "Trajectory":
+        """A trajectory from what ``to_dataset`` returned; tensors on the CPU.
+
+        Raises:
+            InputError: a dataset that holds no trajectory.
+        """
+        if "units" not in dataset.attrs or "time" not in dataset.coords:
+            raise InputError("this dataset holds no trajectory; save one with Trajectory.save")
+        units = [str(unit) for unit in np.atleast_1d(dataset.attrs["units"])]
+
+        def read(kind: str) -> dict[str, Tensor]:
+            names = [unit for unit in units if f"{kind}_{unit}" in dataset]
+            return {u: torch.from_numpy(dataset[f"{kind}_{u}"].to_numpy()) for u in names}
+
+        steady_at = dataset.get("steady_at")
+        return Trajectory(
+            torch.from_numpy(dataset["time"].to_numpy()),
+            read("activity"),
+            _Stored(read("gradient"), read("equilibrium") or None),
+            solver=dataset.attrs["solver"],
+            traces=read("trace"),
+            evaluations=int(dataset.attrs["evaluations"]),
+            steady_at=None if steady_at is None else torch.from_numpy(steady_at.to_numpy()),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a netCDF file; written beside and renamed, so that it is whole or not there.
+
+        Raises:
+            InputError: a place that cannot be written.
+        """
+        beside = Path(f"{path}.part")
+        try:
+            self.to_dataset().to_netcdf(beside, engine="h5netcdf")
+            beside.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error}); choose another place") from error
+
+    @staticmethod
+    def load(path: str | Path) -> "Trajectory":
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: no such file, or one that holds no trajectory.
+        """
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as dataset:
+                return Trajectory.from_dataset(dataset.load())
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error}); pass a file from save()") from error
+
+
+_TIME_ATTRIBUTES = {"long_name": "time since the feed-forward pass", "units": "unit of tau"}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """References read back from a file."""
+
+    gradients: Mapping[str, Tensor]
+    equilibrium: Mapping[str, Tensor] | None
+
+    def exact_convergence_time(
+        self, tolerance: float, reference: str, per_sample: bool
+    ) -> dict[str, Tensor]:
+        raise InputError("a stored trajectory has no closed form; relax it again to have the root")
+
+
+def _variable(kind: str, unit: str, x: Tensor, long_name: str) -> xr.Variable:
+    lead = ("time", "sample") if kind in ("activity", "trace") else ("sample",)
+    axes = tuple(f"{unit}_axis{i}" for i in range(x.ndim - len(lead)))
+    return xr.Variable(lead + axes, x.cpu().numpy(), {"long_name": long_name.format(unit)})
