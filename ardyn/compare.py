@@ -63,4 +63,5 @@ def _flat(x: Tensor, per_sample: bool) -> Tensor:
 
 
 def _norm(x: Tensor, per_sample: bool) -> Tensor:
-    return torch.linalg.vector_norm(_flat(x, per_sample), dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(_flat(x, per_sample), dim=-1)
+    return norm

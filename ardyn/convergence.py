@@ -89,8 +89,9 @@ def _last_crossing(
 
     def distance(times: NDArray[np.float64]) -> NDArray[np.float64]:
         w = weights(times)
-        squared: NDArray[np.float64] = np.einsum("ti,ij,tj->t", w, gram, w)
-        return np.sqrt(squared.clip(min=0))
+        squared = np.einsum("ti,ij,tj->t", w, gram, w)
+        length: NDArray[np.float64] = np.sqrt(squared.clip(min=0))
+        return length
 
     norms = np.sqrt(np.diag(gram))
     if norms[0] >= limit:

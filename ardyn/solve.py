@@ -49,7 +49,8 @@ class SteadyState:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class Watch:
         self.evaluations += 1
         return self.system(t, self.names.with_tensors(tensors)).tensors()
 
-    def callback_step(self, t: Tensor | float, tensors: tuple[Tensor, ...], dt: object) -> None:
-        """Called by torchdiffeq at the start of each step."""
+    def callback_step(
+        self, t: Tensor | float, tensors: tuple[Tensor, ...], dt: object = None
+    ) -> None:
+        """Called at the start of each step; torchdiffeq knows it by this name."""
         if not math.isfinite(float(sum(x.sum() for x in tensors))):
             raise self.divergence(self.names.with_tensors(tensors), f"by t = {float(t):.4g}")
         self.last_time = float(t)

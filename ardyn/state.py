@@ -1,6 +1,6 @@
 """State: everything that moves in one relaxation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from torch import Tensor
@@ -27,8 +27,3 @@ class State:
             for each in fields(self)
         }
         return State(**filled)
-
-    def combine(self, other: "State", function: Callable[[Tensor, Tensor], Tensor]) -> "State":
-        """function(mine, other's), tensor by tensor."""
-        pairs = zip(self.tensors(), other.tensors(), strict=True)
-        return self.with_tensors([function(mine, theirs) for mine, theirs in pairs])

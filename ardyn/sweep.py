@@ -1,7 +1,6 @@
 """The sequential top-down scheme of the authors' code."""
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from ardyn.errors import check_positive
 from ardyn.solve import Solution, SteadyState, System, Watch, grid
+from ardyn.state import State
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,23 @@ class Sweep:
         """Sweep from t = 0, recording at ``times``, linearly interpolated between sweeps."""
         watch = Watch(system, stop)
         state = system.initial()
-        nodes = grid(float(times[-1]), self.step)
         record = state.with_tensors([x.new_empty(len(times), *x.shape) for x in state.tensors()])
-        due = 0
-        sweeps = 0
-        for start, end in itertools.pairwise([*nodes.tolist(), math.inf]):
-            watch.callback_step(start, state.tensors(), None)
-            last, step = state, min(end, nodes[-1].item()) - start
-            if step > 0 and not watch.is_held:
-                state = system.sweep(last, step)
-                sweeps += 1
-            while due < len(times) and times[due] <= end:
-                share = 0.0 if step == 0 else (float(times[due]) - start) / step
-                between = last.combine(state, lambda a, b, s=share: torch.lerp(a, b, s))  # type: ignore[misc]
-                for kept, x in zip(record.tensors(), between.tensors(), strict=True):
-                    kept[due] = x
-                due += 1
-        return Solution(record, sweeps + watch.evaluations, watch.steady_at)
+        nodes = grid(float(times[-1]), self.step)
+        due = torch.searchsorted(times, nodes).tolist()
+        for k, (start, end) in enumerate(itertools.pairwise(nodes.tolist())):
+            watch.callback_step(start, state.tensors())
+            last = state
+            if not watch.is_held:
+                state = system.sweep(last, end - start)
+                watch.evaluations += 1
+            for i in range(due[k], due[k + 1]):
+                _write(record, i, last, state, (float(times[i]) - start) / (end - start))
+        watch.callback_step(float(times[-1]), state.tensors())
+        _write(record, len(times) - 1, state, state, 1.0)
+        return Solution(record, watch.evaluations, watch.steady_at)
+
+
+def _write(record: State, i: int, before: State, after: State, share: float) -> None:
+    """Record number ``i`` lies between two states."""
+    for kept, x, y in zip(record.tensors(), before.tensors(), after.tensors(), strict=True):
+        torch.lerp(x, y, share, out=kept[i])
