@@ -3,6 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Threads that wait asleep: on a machine with other work, spinning ones can cost minutes.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: setup convergence test lint types bench clean
 
 setup: .venv/ready

@@ -1,6 +1,7 @@
 """Convergence time: when an activity has come within a tolerance of a gradient, and stays there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from ardyn.closed_form import check_linear, stacked_sweep
 from ardyn.dynamics import Dynamics
 from ardyn.propagator import propagator
 
+Array = NDArray[np.float64]
+
 _SCAN = 512
+"""Times at which distances are looked at, before the last crossing is refined."""
 
 
 def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
@@ -63,46 +67,92 @@ def exact_convergence_time(
     check_linear(dynamics)
     tau = tuple(dynamics.tau.values())
     stacks = stacked_sweep(dynamics, lambda unit, stack: (stack, stack))
-    found = {}
-    for row, unit in enumerate(dynamics.tau):
-        g, starts = stacks[unit][:1], stacks[unit][1:]
-        entries = torch.cat([g - reference[unit], g, starts]).double().flatten(2)
-        gram = torch.einsum("ibn,jbn->bij", entries, entries).cpu().numpy()
-        norm = reference[unit].double().flatten(1).square().sum(1).cpu().numpy()
-        if not per_sample:
-            gram, norm = gram.sum(0, keepdims=True), norm.sum(keepdims=True)
-        limits = tolerance * np.sqrt(norm)
-        times = [_last_crossing(G, tau, row, limit) for G, limit in zip(gram, limits, strict=True)]
-        found[unit] = torch.tensor(times if per_sample else times[0], dtype=torch.float64)
-    return found
+    units = {
+        unit: [
+            _Distance(row, gram, tolerance * float(norm))
+            for gram, norm in _grams(stacks[unit], reference[unit], per_sample)
+        ]
+        for row, unit in enumerate(dynamics.tau)
+    }
+    end = _end_of_scan(tau, [each for distances in units.values() for each in distances])
+    scan = np.linspace(0, end, _SCAN)
+    P = _propagator(tau, scan)
+    times = {
+        unit: [_last_crossing(each, tau, scan, P) for each in distances]
+        for unit, distances in units.items()
+    }
+    return {
+        unit: torch.tensor(t if per_sample else t[0], dtype=torch.float64)
+        for unit, t in times.items()
+    }
 
 
-def _last_crossing(
-    gram: NDArray[np.float64], tau: tuple[float, ...], row: int, limit: float
-) -> float:
-    """Last t at which the distance of unit ``row`` falls to ``limit``."""
+def _grams(
+    stack: Tensor, reference: Tensor, per_sample: bool
+) -> Iterator[tuple[Array, np.float64]]:
+    """Gram matrix of [g − reference, g, J x^L(0), …, x^l(0)], and ‖reference‖."""
+    entries = torch.cat([stack[:1] - reference, stack]).double().flatten(2)
+    gram = torch.einsum("ibn,jbn->bij", entries, entries).cpu().numpy()
+    squared = reference.double().flatten(1).square().sum(1).cpu().numpy()
+    if not per_sample:
+        gram, squared = gram.sum(0, keepdims=True), squared.sum(keepdims=True)
+    yield from zip(gram, np.sqrt(squared), strict=True)
 
-    def weights(times: NDArray[np.float64]) -> NDArray[np.float64]:
-        P = propagator(None, tau, torch.from_numpy(np.atleast_1d(times)))[:, row].numpy()
-        from_top = P[:, ::-1][:, : gram.shape[-1] - 2]
+
+@dataclass(frozen=True)
+class _Distance:
+    """‖x^l(t) − reference‖ of one unit, beside the limit it must come under."""
+
+    row: int
+    gram: Array
+    limit: float
+
+    def weights(self, P: Array) -> Array:
+        """Weights of the Gram matrix's entries, [time, entry], from P, [time, unit, unit]."""
+        P = P[:, self.row]
+        from_top = P[:, ::-1][:, : len(self.gram) - 2]
         return np.column_stack([np.ones(len(P)), -P.sum(1), from_top])
 
-    def distance(times: NDArray[np.float64]) -> NDArray[np.float64]:
-        w = weights(times)
-        squared = np.einsum("ti,ij,tj->t", w, gram, w)
-        length: NDArray[np.float64] = np.sqrt(squared.clip(min=0))
-        return length
+    def at(self, P: Array) -> Array:
+        """The distance at each time."""
+        w = self.weights(P)
+        squared = np.einsum("ti,ij,tj->t", w, self.gram, w)
+        return np.sqrt(squared.clip(min=0))  # type: ignore[no-any-return]
 
-    norms = np.sqrt(np.diag(gram))
-    if norms[0] >= limit:
-        return 0.0 if limit > 0 and norms.sum() <= limit else np.inf
-    # Beyond the sum of all τ every entry of P only decays, so this bound holds from there on.
-    end = sum(tau)
-    while np.abs(weights(np.array(end))[0]) @ norms > limit:
+    def bound(self, P: Array) -> float:
+        """At least the distance, at the one time of P; once all entries of P decay, so does it."""
+        return float(np.abs(self.weights(P)[0]) @ np.sqrt(self.gram.diagonal()))
+
+    @property
+    def converges(self) -> bool:
+        """Whether the equilibrium lies within the limit of the reference."""
+        return bool(np.sqrt(self.gram[0, 0]) < self.limit)
+
+
+def _end_of_scan(tau: tuple[float, ...], distances: list[_Distance]) -> float:
+    """A time from which on every distance that converges stays under its limit."""
+    end = sum(tau)  # beyond it all entries of P decay
+    while True:
+        P = _propagator(tau, [end])
+        if all(each.bound(P) <= each.limit for each in distances if each.converges):
+            return end
         end *= 2
-    scan = np.linspace(0, end, _SCAN)
-    above = np.flatnonzero(distance(scan) > limit)
+
+
+def _last_crossing(distance: _Distance, tau: tuple[float, ...], scan: Array, P: Array) -> float:
+    """Last t at which the distance falls to its limit; P is given at the times of the scan."""
+    if not distance.converges:
+        return np.inf
+    above = np.flatnonzero(distance.at(P) > distance.limit)
     if len(above) == 0:
         return 0.0
     bracket = scan[above[-1] : above[-1] + 2]
-    return float(brentq(lambda t: float(distance(np.array(t))[0]) - limit, *bracket, xtol=1e-12))
+
+    def excess(t: float) -> float:
+        return float(distance.at(_propagator(tau, [t]))[0]) - distance.limit
+
+    return float(brentq(excess, *bracket, xtol=1e-12))
+
+
+def _propagator(tau: tuple[float, ...], times: Sequence[float] | Array) -> Array:
+    return propagator(None, tau, torch.as_tensor(times, dtype=torch.float64)).numpy()

@@ -15,7 +15,7 @@ from ardyn.checks import (
     checked_feedback,
     tau_of_each,
 )
-from ardyn.closed_form import ClosedForm
+from ardyn.closed_form import ClosedForm, check_linear
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
 from ardyn.dynamics import Dynamics
@@ -125,13 +125,9 @@ class Relaxation:
             DivergenceError: the solution left the finite numbers; says when and where.
         """
         t = as_times(times)
-        check_stable(solver, self.dynamics.tau)
+        self.check(solver, stop)
         with torch.no_grad():
             if isinstance(solver, ClosedForm):
-                if stop is not None:
-                    raise InputError(
-                        "ClosedForm doesn't step, so it cannot stop; drop stop, or read equilibrium"
-                    )
                 activities = solver.activities(self.dynamics, t)
                 return self._trajectory(t, activities, solver)
             solution = solver.solve(self.dynamics, t, stop)
@@ -143,6 +139,16 @@ class Relaxation:
             evaluations=solution.evaluations,
             steady_at=solution.steady_at,
         )
+
+    def check(self, solver: Solver, stop: SteadyState | None = None) -> None:
+        """Raise InputError if this relaxation cannot be solved so; costs nothing."""
+        check_stable(solver, self.dynamics.tau)
+        if isinstance(solver, ClosedForm):
+            check_linear(self.dynamics)
+            if stop is not None:
+                raise InputError(
+                    "ClosedForm doesn't step, so it cannot stop; drop stop, or read equilibrium"
+                )
 
     def exact_convergence_time(
         self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False

@@ -1,0 +1,148 @@
+"""Speed of relaxing the paper's MLP at batch 64 in float32, as ratios of times in one process.
+
+The unit of account is the bare arithmetic of backprop through the hidden layers: three products
+(v ⊙ f′) W, with nothing around them.
+"""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import torch
+import tyro
+from torch.nn import functional
+from torch.utils.benchmark import Timer
+
+import ardyn
+from studies.command_line import refusing
+from studies.runs import check_device
+
+ROUNDS = 5
+"""Every entry is timed once per round, so that a drifting clock touches all alike."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: time of ``what`` over time of ``over``, or the reverse."""
+
+    what: str
+    over: str
+    bar: str
+    """What the ratio should be, e.g. "≤ 2.5" or "≥ 30"; empty where there is no bar."""
+
+
+ROWS = (
+    Row("closed form, final state", "BP pull-backs", "≤ 2.5"),
+    Row("closed form, 200 times", "closed form, final state", "≤ 4"),
+    Row("closed form, 200 times, every state in hand", "closed form, final state", ""),
+    Row("100 Euler steps", "closed form, final state", "≥ 30"),
+    Row("100 sweeps", "closed form, final state", ""),
+    Row("dopri5 at rtol 1e-6", "closed form, final state", "≥ 100"),
+    Row("ardyn.backward", "autograd forward and backward", ""),
+)
+
+
+def main(device: str = "cpu", save: bool = False) -> None:
+    """Time, and print the ratios.
+
+    Args:
+        device: where to compute: cpu, cuda, …
+        save: also keep the table under benchmarks/results/, dated.
+    """
+    with refusing():
+        check_device(device)
+    cases = _cases(device)
+    seconds = {name: median(each) for name, each in _time(cases).items()}
+    table = _table(seconds, device)
+    print(table)
+    if save:
+        folder = Path(__file__).parent / "results"
+        path = folder / f"relaxation-{datetime.now(UTC):%Y-%m-%d}-{torch.device(device).type}.md"
+        path.write_text(table)
+        print(f"kept as {path}")
+
+
+def _cases(device: str) -> dict[str, Callable[[], object]]:
+    generator = torch.Generator().manual_seed(0)
+    model = ardyn.mlp([784, 300, 300, 100, 10], generator=generator).to(device)
+    inputs = torch.rand(64, 784, generator=generator).to(device)
+    labels = torch.randint(10, (64,), generator=generator)
+    targets = functional.one_hot(labels, 10).float().to(device)
+    sim = ardyn.Relaxation(model, inputs, targets)
+    hidden = [
+        (sim.dynamics.trace.derivative[block.name], model.get_submodule(block.name).weight.detach())
+        for block in reversed(sim.network.blocks[1:])
+    ]
+    times = torch.linspace(0.05, 10, 200)
+    euler, sweep = ardyn.Fixed("euler", step=0.1), ardyn.Sweep(step=0.1)
+
+    def pull_backs() -> None:
+        v = sim.dynamics.drive
+        for slope, W in hidden:
+            v = (v * slope) @ W
+
+    def states(times: object, solver: ardyn.relaxation.Solver) -> list[torch.Tensor]:
+        trajectory = sim.solve(times, solver)  # type: ignore[arg-type]
+        return [trajectory[unit] for unit in trajectory.units]
+
+    def autograd() -> None:
+        model.zero_grad()
+        (model(inputs) - targets).square().sum().backward()
+
+    def relaxed() -> None:
+        model.zero_grad()
+        ardyn.backward(model, inputs, targets)
+
+    return {
+        "BP pull-backs": pull_backs,
+        "closed form, final state": lambda: states([10.0], ardyn.ClosedForm()),
+        "closed form, 200 times": lambda: sim.solve(times, ardyn.ClosedForm()),
+        "closed form, 200 times, every state in hand": lambda: states(times, ardyn.ClosedForm()),
+        "100 Euler steps": lambda: states([10.0], euler),
+        "100 sweeps": lambda: states([10.0], sweep),
+        "dopri5 at rtol 1e-6": lambda: states([10.0], ardyn.Adaptive("dopri5", rtol=1e-6)),
+        "autograd forward and backward": autograd,
+        "ardyn.backward": relaxed,
+    }
+
+
+def _time(cases: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Medians in seconds, one per round."""
+    threads = torch.get_num_threads()
+    timers = {
+        name: Timer("run()", globals={"run": run}, num_threads=threads)
+        for name, run in cases.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, timer in timers.items():
+            seconds[name].append(timer.blocked_autorange(min_run_time=0.3).median)
+    return seconds
+
+
+def _table(seconds: dict[str, float], device: str) -> str:
+    where = torch.device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine()
+    lines = [
+        f"Relaxation of 784-300-300-100-10, batch 64, float32; {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"{name} ({where.type}), {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {platform.python_version()}; medians of {ROUNDS} rounds",
+        "",
+        "| time of | over time of | ratio | bar |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row.what} | {row.over} | {seconds[row.what] / seconds[row.over]:.2f} | {row.bar} |"
+        for row in ROWS
+    ]
+    lines += ["", "| | milliseconds |", "| --- | --- |"]
+    lines += [f"| {name} | {1e3 * each:.3f} |" for name, each in seconds.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,1 @@
+"""Figures: each file reads a results folder and draws; nothing is computed again."""

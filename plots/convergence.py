@@ -1,0 +1,221 @@
+"""Figures of studies/convergence.py: python plots/convergence.py RUN_FOLDER."""
+
+from collections.abc import Callable, Sized
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from plots import style
+from studies.runs import RunFolder
+
+Panels = np.ndarray[Any, Any]
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draw every figure of a finished run into its folder.
+
+    Raises:
+        InputError: a folder that holds no finished run.
+    """
+    results = RunFolder.finished(folder).results()
+    paths = []
+    for name, figure_of in FIGURES.items():
+        figure = figure_of(results)
+        paths += style.save(figure, folder, name)
+        plt.close(figure)
+    return paths
+
+
+def activities(results: xr.Dataset) -> Figure:
+    """Activity trajectories of some neurons against their BP gradients, layer by layer."""
+    figure, panels = _panels(results, rows=results.tau_x.values)
+    looks = style.of(results.solver.values)
+    for tau, row in zip(results.tau_x.values, panels, strict=True):
+        for layer, axes in zip(results.layer.values, row, strict=True):
+            here = results.sel(tau_x=tau, layer=layer)
+            for n, colour in zip(here.neuron, style.COLOURS * len(here.neuron), strict=False):
+                axes.axhline(here.gradient.isel(neuron=n), color=colour, ls="--", lw=0.8)
+                for solver, look in looks.items():
+                    x = here.activity.sel(solver=solver).isel(neuron=n)
+                    axes.plot(results.time, x, color=colour, ls=look["linestyle"], lw=1.2)
+        row[0].set_ylabel(f"$\\tau$ = {tau:g}\nactivity $x$")
+    _label_columns(results, panels, _TIME)
+    solvers = [
+        Line2D([], [], color="k", ls=look["linestyle"], label=name) for name, look in looks.items()
+    ]
+    gradient = Line2D([], [], color="k", ls="--", lw=0.8, label="backprop gradient $g$")
+    figure.legend(handles=[*solvers, gradient], loc="outside lower center", ncols=len(solvers) + 1)
+    figure.suptitle(
+        "Activities relax onto backprop gradients (colours: the neurons of the largest gradients, "
+        "first sample)"
+    )
+    return figure
+
+
+def relative_error(results: xr.Dataset) -> Figure:
+    """Relative error over time per layer, with the convergence times marked."""
+    figure, panels = _panels(results, rows=results.tau_x.values, share_y=True)
+    tolerance = results.attrs["tolerance"]
+    for tau, row in zip(results.tau_x.values, panels, strict=True):
+        for layer, axes in zip(results.layer.values, row, strict=True):
+            here = results.sel(tau_x=tau, layer=layer)
+            for solver, look in style.of(results.solver.values).items():
+                curve = here.sel(solver=solver)
+                error = _positive(curve.relative_error)
+                axes.semilogy(results.time, error, label=solver, **style.line(look))
+                axes.plot(curve.convergence_time, tolerance, ms=5, **style.dots(look))
+            axes.axhline(tolerance, color="k", lw=0.7, ls=":", label="tolerance")
+            axes.set_xlim(0, float(results.time[-1]))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-16))  # float64 has no more to say
+        row[0].set_ylabel(f"$\\tau$ = {tau:g}\n$\\|x - g\\| / \\|g\\|$")
+    _label_columns(results, panels, _TIME)
+    style.legend_below(figure, panels[0, 0], columns=results.sizes["solver"] + 1)
+    figure.suptitle("Relative error to the backprop gradient; markers: convergence time")
+    return figure
+
+
+def direction_and_length(results: xr.Dataset) -> Figure:
+    """Cosine and norm ratio over time: the two halves of an error."""
+    tau = results.tau_x.values[0]
+    names = {"cosine": "cosine of $x$ and $g$", "norm_ratio": "$\\|x\\| / \\|g\\|$"}
+    figure, panels = _panels(results, rows=names)
+    for (name, label), row in zip(names.items(), panels, strict=True):
+        for layer, axes in zip(results.layer.values, row, strict=True):
+            for solver, look in style.of(results.solver.values).items():
+                curve = results[name].sel(tau_x=tau, layer=layer, solver=solver)
+                axes.plot(results.time, curve, label=solver, **style.line(look))
+            axes.axhline(1, color="k", lw=0.7, ls=":")
+        row[0].set_ylabel(label)
+    _label_columns(results, panels, _TIME)
+    style.legend_below(figure, panels[0, 0], columns=results.sizes["solver"])
+    figure.suptitle(f"Direction and length beside the backprop gradient $g$, $\\tau$ = {tau:g}")
+    return figure
+
+
+def work_precision(results: xr.Dataset) -> Figure:
+    """Error against evaluations and against wall time, for all solvers."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
+    for solver, look in style.of(results.solver.values).items():
+        here = results.sel(solver=solver)
+        error = _positive(here.work_error)
+        left.loglog(_positive(here.work_evaluations), error, ms=4, **look)
+        right.loglog(here.work_wall_time * 1e3, error, label=solver, ms=4, **look)
+    left.set_xlabel("evaluations of the right-hand side (exact: none)")
+    right.set_xlabel("wall time [ms]")
+    left.set_ylabel("relative error at $t = 5\\tau$, worst layer")
+    style.legend_below(figure, right, columns=results.sizes["solver"])
+    figure.suptitle(
+        "Work and precision: steps $h = \\tau / 2^i$ or tolerances $10^{-i}$, against the exact "
+        "state\n(the exact solver: against dopri8 at its tightest)",
+        fontsize=9,
+    )
+    return figure
+
+
+def depth(results: xr.Dataset) -> Figure:
+    """Convergence time of the lowest layer against depth, with the law."""
+    figure, axes = plt.subplots(figsize=(4.8, 3.6))
+    law = "law: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance"
+    measured = "zero start, output clamped (dopri5)"
+    default = "feed-forward start, output relaxing (closed form)"
+    axes.plot(results.depth, results.depth_law, "k-", label=law)
+    axes.plot(results.depth, results.depth_measured, "o", color=style.COLOURS[0], label=measured)
+    axes.plot(
+        results.depth,
+        results.depth_default,
+        "s:",
+        color=style.COLOURS[1],
+        mfc="none",
+        label=default,
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(results.depth.values, [str(each) for each in results.depth.values])
+    _log_axis(axes, "y")
+    axes.set_xlabel("layers of the network, $k + 1$")
+    axes.set_ylabel(f"time to {results.attrs['tolerance']:g} relative error [$\\tau$]")
+    axes.legend(loc="upper left")
+    axes.set_title("Depth costs time: the lowest layer of deep tanh networks")
+    return figure
+
+
+def time_constant(results: xr.Dataset) -> Figure:
+    """Convergence time against τ, measured and predicted, layer by layer."""
+    figure, panels = _panels(results, rows=["time"], share_y=True)
+    for layer, axes in zip(results.layer.values, panels[0], strict=True):
+        here = results.sel(layer=layer)
+        if "predicted_time" in here:
+            axes.plot(results.tau_x, here.predicted_time, "k.-", lw=1, label="predicted (root)")
+        for solver, look in style.of(results.solver.values).items():
+            reached = here.convergence_time.sel(solver=solver)
+            axes.plot(results.tau_x, reached, label=solver, **style.dots(look))
+        axes.axhline(float(results.time[-1]), color="k", lw=0.7, ls=":", label="duration")
+        _log_axis(axes, "x")
+        _log_axis(axes, "y")
+    panels[0, 0].set_ylabel("convergence time [same unit as $\\tau$]")
+    _label_columns(results, panels, "time constant $\\tau$")
+    style.legend_below(figure, panels[0, 0], columns=4)
+    figure.suptitle(f"Time to {results.attrs['tolerance']:g} relative error")
+    return figure
+
+
+FIGURES: dict[str, Callable[[xr.Dataset], Figure]] = {
+    "activities": activities,
+    "relative_error": relative_error,
+    "direction_and_length": direction_and_length,
+    "work_precision": work_precision,
+    "depth": depth,
+    "time_constant": time_constant,
+}
+
+
+_TIME = "time [same unit as $\\tau$]"
+
+
+def _panels(results: xr.Dataset, rows: Sized, share_y: bool = False) -> tuple[Figure, Panels]:
+    """A column per layer."""
+    columns = results.sizes["layer"]
+    return plt.subplots(
+        len(rows),
+        columns,
+        figsize=(1.9 * columns + 0.8, 1.6 * len(rows) + 1.3),
+        sharex=True,
+        sharey=share_y,
+        squeeze=False,
+    )
+
+
+def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5, 10, …"""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _label_columns(results: xr.Dataset, panels: Panels, x_label: str) -> None:
+    for layer, top, bottom in zip(results.layer.values, panels[0], panels[-1], strict=True):
+        top.set_title(f"layer {layer}")
+        bottom.set_xlabel(x_label)
+
+
+def _positive(values: xr.DataArray) -> xr.DataArray:
+    """Zeros left out, as a logarithmic axis has no place for them."""
+    return values.where(values > 0)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    from studies.command_line import refusing
+
+    with refusing():
+        for path in tyro.cli(draw, description=__doc__):
+            print(path)

@@ -1,0 +1,70 @@
+"""The look that every figure shares."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+mpl.use("Agg")
+mpl.rcParams.update(
+    {
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 100,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,  # fonts embedded as TrueType, so that text stays text
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "lines.linewidth": 1.4,
+    }
+)
+
+COLOURS = sns.color_palette("colorblind")
+"""Ten colours that colour-blind readers tell apart; black stands for gradients and laws."""
+DASHES = ["-", (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1))]
+"""Line styles, so that curves are told apart in print without colour."""
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
+
+
+def of(names: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Colour, line style and marker of each name, in order."""
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": DASHES[i % len(DASHES)],
+            "marker": MARKERS[i % len(MARKERS)],
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def line(look: dict[str, object]) -> dict[str, object]:
+    """Colour and line style of a look, without its marker."""
+    return {key: look[key] for key in ("color", "linestyle")}
+
+
+def dots(look: dict[str, object]) -> dict[str, object]:
+    """Colour and open marker of a look, without its line."""
+    return {key: look[key] for key in ("color", "marker")} | {"linestyle": "", "mfc": "none"}
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """One legend for the whole figure, under its panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.pdf; each beside, then renamed."""
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        part = path.with_name(f"{path.name}.part")
+        figure.savefig(part, format=path.suffix[1:])
+        part.replace(path)
+    return paths

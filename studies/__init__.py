@@ -1,0 +1,1 @@
+"""Studies: one file per question, each a frozen Config and a run(config)."""

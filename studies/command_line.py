@@ -1,0 +1,80 @@
+"""The command line that every study shares."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import xarray as xr
+
+from ardyn import ArdynError
+from studies.runs import RunFolder, manifest, read_config
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a run reads and writes; none of it changes a number."""
+
+    config: Path | None = None
+    """Start from this config.json, which an earlier run wrote; other flags override it."""
+    out: Path = Path("runs")
+    """Folder of the runs; this one goes to OUT/<study>/<hash of its configuration>/."""
+    overwrite: bool = False
+    """Compute again even if this very run is finished."""
+    plot: bool = True
+    """Draw the figures."""
+    data_dir: Path | None = None
+    """Folder that holds mnist/ or fashion-mnist/; else the variable ARDYN_DATA names it."""
+
+
+def main(
+    study: str,
+    kind: type[Config],
+    run: Callable[[Config, Path | None], xr.Dataset],
+    summary: Callable[[xr.Dataset], str],
+    draw: Callable[[Path], list[Path]],
+    description: str,
+) -> None:
+    """Parse, run unless it is done, draw, and tell; exit status 2 with one sentence if refused."""
+    with refusing():
+        config, options = _parse(kind, description)
+        folder = RunFolder.of(options.out, study, config)
+        if folder.is_done and not options.overwrite:
+            print(f"Already computed; --overwrite computes it again.\n{folder.path}")
+        else:
+            folder.reopen()
+            start = time.perf_counter()
+            results = run(config, options.data_dir)
+            folder.finish(results, manifest(config, results, time.perf_counter() - start))
+        print(summary(folder.results()))
+        if options.plot:
+            draw(folder.path)
+        print(f"Results and figures: {folder.path}")
+
+
+class refusing:  # noqa: N801  (reads as a statement)
+    """Turns what ardyn refuses into one sentence on stderr and exit status 2."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ArdynError):
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def _parse(kind: type[Config], description: str) -> tuple[Config, Options]:
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config", type=Path)
+    path = before.parse_known_args()[0].config
+    default = kind() if path is None else read_config(path, kind)
+    both = make_dataclass("Both", [("study", kind, default), ("run", Options, Options())])
+    parsed: Any = tyro.cli(both, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    return parsed.study, parsed.run

@@ -1,0 +1,165 @@
+"""Run folders: where a study leaves its results, whole or not at all."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import torch
+import xarray as xr
+
+from ardyn import InputError
+
+Config = TypeVar("Config")
+
+_CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+_LIBRARIES = ("ardyn", "torch", "torchdiffeq", "numpy", "scipy", "xarray")
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """A configuration that an earlier run wrote.
+
+    Raises:
+        InputError: a file that cannot be read, or of another study.
+    """
+    try:
+        return _CONVERTER.structure(json.loads(path.read_text()), kind)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); pass the config.json of a run") from error
+    except cattrs.errors.ClassValidationError as error:
+        problems = "; ".join(cattrs.transform_error(error))
+        raise InputError(f"{path} is no configuration of this study ({problems})") from error
+
+
+class RunFolder:
+    """OUT/<study>/<hash of the config>/, with DONE written last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def of(out: Path, study: str, config: Any) -> "RunFolder":
+        """The folder that belongs to a configuration, made if need be.
+
+        Raises:
+            InputError: a place that cannot be written.
+        """
+        text = json.dumps(_CONVERTER.unstructure(config), sort_keys=True)
+        folder = RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder._write("config.json", _json(_CONVERTER.unstructure(config)))
+        except OSError as error:
+            raise InputError(f"cannot write to {out} ({error}); choose another --out") from error
+        return folder
+
+    @staticmethod
+    def finished(path: Path) -> "RunFolder":
+        """The folder of a run that is over.
+
+        Raises:
+            InputError: a folder without DONE or without its results.
+        """
+        for name in ("DONE", "results.nc"):
+            if not (path / name).is_file():
+                raise InputError(
+                    f"{path} has no {name}, so it holds no finished run; run the study again"
+                )
+        return RunFolder(path)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run finished."""
+        return (self.path / "DONE").exists()
+
+    def results(self) -> xr.Dataset:
+        """What the run measured.
+
+        Raises:
+            InputError: a file that is not whole.
+        """
+        path = self.path / "results.nc"
+        try:
+            return xr.load_dataset(path, engine="h5netcdf")
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path} ({error}); run the study again") from error
+
+    def reopen(self) -> None:
+        """Withdraw DONE, to compute again."""
+        (self.path / "DONE").unlink(missing_ok=True)
+
+    def finish(self, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
+        """Write the results and the manifest; each beside, then renamed."""
+        part = self.path / "results.nc.part"
+        results.to_netcdf(part, engine="h5netcdf")
+        part.replace(self.path / "results.nc")
+        self._write("manifest.json", _json(manifest))
+        self._write("DONE", "")
+
+    def _write(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        part.write_text(text)
+        part.replace(self.path / name)
+
+
+def manifest(config: Any, results: xr.Dataset, seconds: float) -> dict[str, Any]:
+    """Everything needed to know what made some results."""
+    device = torch.device(config.device)
+    is_cuda = device.type == "cuda"
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": _git(),
+        "device": torch.cuda.get_device_name(device) if is_cuda else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "seed": config.seed,
+        "data_checksum": results.attrs["data_checksum"],
+        "wall_time_seconds": round(seconds, 3),
+    }
+
+
+def check_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"no device {name!r} here ({reason}); use --device cpu") from error
+    return device
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the code, and whether it was changed since; None outside a repository."""
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", *command],
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": bool(status)}
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
