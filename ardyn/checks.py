@@ -16,6 +16,15 @@ from ardyn.rule import Rule
 from ardyn.sweep import Sweep
 
 
+def check_tensors(**values: object) -> None:
+    """Raise InputError for a value that is not a tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor"
+            )
+
+
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
     sums = torch.stack([x.sum() for x in tensors.values()])

@@ -6,8 +6,8 @@ With a frozen or dropped derivative the system is linear, and on a chain
 
 with g the equilibrium and P(t) the scheme's propagator. One backward sweep serves every unit and
 every time. It carries [g^l, J x^L(0), …, J x^{l+1}(0), x^l(0)] as one batch, the stack, so that
-each block is pulled back once. Where the units below need fewer combinations of the stack than it
-has entries, the sweep goes on with those combinations in its place.
+each block is pulled back once. From the unit on where the states still to come are fewer than the
+entries of the stack, the sweep carries those states in its place.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +59,7 @@ class ClosedForm:
         at_zero = dynamics.starts_at_zero
         plan = _plan(self.of, tau, tuple(times.tolist()), at_zero, like.dtype, like.device)
         levels = dict(zip(reversed(tuple(dynamics.tau)), plan, strict=True))
-        kept = stacked_sweep(dynamics, lambda unit, stack: levels[unit].split(stack))
+        kept = stacked_sweep(dynamics, lambda unit, v, start: levels[unit].visit(v, start))
         return StackedActivities({unit: kept[unit] for unit in dynamics.tau})
 
 
@@ -79,32 +79,35 @@ def check_linear(dynamics: Dynamics) -> None:
 
 
 def stacked_sweep(
-    dynamics: Dynamics, split: Callable[[str, Tensor], tuple[Kept, Tensor]]
+    dynamics: Dynamics, visit: Callable[[str, Tensor, Tensor | None], tuple[Kept, Tensor]]
 ) -> dict[str, Kept]:
-    """Carry the stack down the blocks, each pulled back once.
+    """Carry a batch of activities down the blocks, from g^L on, each block pulled back once.
 
     Args:
-        split: from a unit and its stack, [stack, batch, unit], what to keep of it and what to
-            carry on in its place.
+        visit: from a unit, what is pulled back to it, [entry, batch, unit], and x(0) (None if
+            zero): what to keep, and what to carry on, [entry, batch, unit].
 
     Returns:
         {relaxing unit: what was kept}, from the top.
     """
-    start = dynamics.initial().activity
+    start = {} if dynamics.starts_at_zero else dynamics.initial().activity
     kept: dict[str, Kept] = {}
 
-    def send(unit: str, stack: Tensor) -> Tensor:
-        if unit not in start:
-            return stack
-        if not dynamics.starts_at_zero:
-            stack = torch.cat([stack, start[unit][None]])
-        kept[unit], carried = split(unit, stack)
+    def send(unit: str, v: Tensor) -> Tensor:
+        if unit not in dynamics.tau:
+            return v
+        kept[unit], carried = visit(unit, v, start.get(unit))
         return carried
 
     dynamics.trace.network.descend(
-        dynamics.drive[None], send, lambda block, stack: dynamics.pull(block, stack, {})
+        dynamics.drive[None], send, lambda block, v: dynamics.pull(block, v, {})
     )
     return kept
+
+
+def grow(stack: Tensor, start: Tensor | None) -> Tensor:
+    """The stack with x^l(0) as its last entry, unless it is zero."""
+    return stack if start is None else torch.cat([stack, start[None]])
 
 
 @dataclass
@@ -150,20 +153,43 @@ def _combine(weights: Tensor, stack: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Level:
-    """What the sweep does at one unit."""
+class _StackLevel:
+    """A unit at which the sweep carries the stack."""
 
     weights: Tensor
-    """[time, stack]: the unit's states in terms of its stack; then, where the sweep folds, the
-    fewer combinations to carry on in the stack's place."""
+    """[time, stack]: the unit's states in terms of the stack; then, if the sweep is to carry
+    states from here on, a row each for them."""
     times: int
 
-    def split(self, stack: Tensor) -> tuple[_Mixture, Tensor]:
-        """The unit's states, and what to carry on."""
-        if self.weights.shape[0] == self.times:
+    def visit(self, stack: Tensor, start: Tensor | None) -> tuple[_Mixture, Tensor]:
+        """Keep the stack and its mix into states; or mix at once, together with what to carry."""
+        stack = grow(stack, start)
+        if not self.carries_states:
             return _Mixture(stack, self.weights), stack
         states, carried = _combine(self.weights, stack).tensor_split((self.times,))
         return _Mixture(states, None), carried
+
+    @property
+    def carries_states(self) -> bool:
+        """Whether states go on from here, rather than the stack."""
+        return self.weights.shape[0] > self.times
+
+
+@dataclass(frozen=True)
+class _StateLevel:
+    """A unit at which the sweep carries states: its own at each time, then those below."""
+
+    share: Tensor
+    """[state, 1, 1]: the part that x^l(0) has in each."""
+    times: int
+    carries_states = True
+
+    def visit(self, states: Tensor, start: Tensor | None) -> tuple[_Mixture, Tensor]:
+        """Add the part of x^l(0), and leave this unit's states behind."""
+        if start is not None:
+            states = torch.addcmul(states, self.share, start)
+        own, carried = states.tensor_split((self.times,))
+        return _Mixture(own, None), carried
 
 
 @lru_cache(maxsize=64)
@@ -174,30 +200,23 @@ def _plan(
     starts_at_zero: bool,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[_Level, ...]:
+) -> tuple[_StackLevel | _StateLevel, ...]:
     """The levels of the sweep, from the top.
 
     Kept, as they depend on the settings alone: training asks for the same ones at every batch.
     """
     P = propagator(scheme, tau, torch.tensor(times, dtype=torch.float64))
-    from_top = P.flip(-1, -2).transpose(0, 1)
-    return tuple(
-        _Level(weights.to(device, dtype), len(times))
-        for weights in _weights(from_top, starts_at_zero)
-    )
-
-
-def _weights(P: Tensor, starts_at_zero: bool) -> Iterator[Tensor]:
-    """The weights of each level; P is [unit, time, unit], units from the top."""
-    units, times, _ = P.shape
-    carried = 1 - P.sum(-1, keepdim=True)
-    for i in range(units):
+    P = P.flip(-1, -2).transpose(0, 1)  # [unit, time, unit], units from the top
+    weights = 1 - P.sum(-1, keepdim=True)
+    levels: list[_StackLevel | _StateLevel] = []
+    for i in range(len(tau)):
+        if levels and levels[-1].carries_states:
+            levels.append(_StateLevel(P[i:, :, i].reshape(-1, 1, 1).to(device, dtype), len(times)))
+            continue
         if not starts_at_zero:
-            carried = torch.cat([carried, P[..., i : i + 1]], dim=-1)
-        below = carried[i + 1 :].flatten(0, 1)
-        if 0 < len(below) < carried.shape[-1]:
-            yield torch.cat([carried[i], below])
-            carried = torch.zeros(units, times, len(below), dtype=P.dtype)
-            carried[i + 1 :] = torch.eye(len(below), dtype=P.dtype).view(-1, times, len(below))
-        else:
-            yield carried[i]
+            weights = torch.cat([weights, P[..., i : i + 1]], dim=-1)
+        below = weights[i + 1 :].flatten(0, 1)
+        carries = 0 < len(below) < weights.shape[-1]
+        rows = torch.cat([weights[i], below]) if carries else weights[i]
+        levels.append(_StackLevel(rows.to(device, dtype), len(times)))
+    return tuple(levels)

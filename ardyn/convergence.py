@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ardyn.closed_form import check_linear, stacked_sweep
+from ardyn.closed_form import check_linear, grow, stacked_sweep
 from ardyn.dynamics import Dynamics
 from ardyn.propagator import propagator
 
@@ -66,7 +66,7 @@ def exact_convergence_time(
     """
     check_linear(dynamics)
     tau = tuple(dynamics.tau.values())
-    stacks = stacked_sweep(dynamics, lambda unit, stack: (stack, stack))
+    stacks = stacked_sweep(dynamics, lambda unit, stack, start: (grow(stack, start),) * 2)
     units = {
         unit: [
             _Distance(row, gram, tolerance * float(norm))

@@ -12,6 +12,7 @@ from ardyn.checks import (
     check_finite,
     check_matching,
     check_stable,
+    check_tensors,
     checked_feedback,
     tau_of_each,
 )
@@ -63,7 +64,9 @@ class Relaxation:
         tau_trace: float | None = None,
     ) -> None:
         self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
+        check_tensors(inputs=inputs, targets=targets)
         self.network = trace_network(model)
+        self._versions = self._current_versions()
         rules = rule_of_each_block(rule, self.network.units)
         parameters = parameters_of(model)
         check_matching(parameters, inputs)
@@ -93,6 +96,7 @@ class Relaxation:
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
         """∂𝓛/∂x̄ of every unit, by autograd through the module itself, [batch, unit] each."""
+        self._check_unchanged()
         loss = loss_function(self.loss)
         return bp_gradients(self.model, self.network, self.inputs, self.targets, loss)
 
@@ -104,6 +108,7 @@ class Relaxation:
         """
         if not self.dynamics.is_linear:
             return None
+        self._check_unchanged()
         with torch.no_grad():
             return self.dynamics.equilibrium()
 
@@ -142,6 +147,7 @@ class Relaxation:
 
     def check(self, solver: Solver, stop: SteadyState | None = None) -> None:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
+        self._check_unchanged()
         check_stable(solver, self.dynamics.tau)
         if isinstance(solver, ClosedForm):
             check_linear(self.dynamics)
@@ -161,11 +167,24 @@ class Relaxation:
         Raises:
             InputError: the rule has no closed form.
         """
+        self._check_unchanged()
         against = self.gradients if reference == "gradients" else self.equilibrium
         with torch.no_grad():
             times = exact_convergence_time(self.dynamics, against or {}, tolerance, per_sample)
         clamped = torch.zeros_like(next(iter(times.values())))
         return times | {unit: clamped for unit in self.network.units if unit not in times}
+
+    def _check_unchanged(self) -> None:
+        """Raise InputError if the tensors were changed in place since the feed-forward pass."""
+        if self._versions != self._current_versions():
+            raise InputError(
+                "the model's weights, the inputs or the targets changed after this Relaxation was "
+                "made; make a new one, or read its gradients before the optimiser's step"
+            )
+
+    def _current_versions(self) -> list[int]:
+        tensors = (*self.model.parameters(), self.inputs, self.targets)
+        return [tensor._version for tensor in tensors]
 
     def _trajectory(
         self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object

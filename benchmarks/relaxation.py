@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.benchmark import Timer
 
 import ardyn
-from studies.command_line import refusing
+from plots.command_line import refusing
 from studies.runs import check_device
 
 ROUNDS = 5
@@ -72,10 +72,8 @@ def _cases(device: str) -> dict[str, Callable[[], object]]:
     labels = torch.randint(10, (64,), generator=generator)
     targets = functional.one_hot(labels, 10).float().to(device)
     sim = ardyn.Relaxation(model, inputs, targets)
-    hidden = [
-        (sim.dynamics.trace.derivative[block.name], model.get_submodule(block.name).weight.detach())
-        for block in reversed(sim.network.blocks[1:])
-    ]
+    trace = sim.dynamics.trace
+    hidden = [(trace.derivative[f"fc{i}"], trace.parameters[f"fc{i}.weight"]) for i in (4, 3, 2)]
     times = torch.linspace(0.05, 10, 200)
     euler, sweep = ardyn.Fixed("euler", step=0.1), ardyn.Sweep(step=0.1)
 

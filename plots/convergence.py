@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from plots import style
-from studies.runs import RunFolder
+from plots import finished, style
+from plots.command_line import main
 
 Panels = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ def draw(folder: Path) -> list[Path]:
     Raises:
         InputError: a folder that holds no finished run.
     """
-    results = RunFolder.finished(folder).results()
+    results = finished.results(folder)
     paths = []
     for name, figure_of in FIGURES.items():
         figure = figure_of(results)
@@ -212,10 +212,4 @@ def _positive(values: xr.DataArray) -> xr.DataArray:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from studies.command_line import refusing
-
-    with refusing():
-        for path in tyro.cli(draw, description=__doc__):
-            print(path)
+    main(draw, __doc__)

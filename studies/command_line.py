@@ -1,7 +1,6 @@
 """The command line that every study shares."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 import tyro
 import xarray as xr
 
-from ardyn import ArdynError
+from plots import finished
+from plots.command_line import refusing
 from studies.runs import RunFolder, manifest, read_config
 
 Config = TypeVar("Config")
@@ -52,22 +52,10 @@ def main(
             start = time.perf_counter()
             results = run(config, options.data_dir)
             folder.finish(results, manifest(config, results, time.perf_counter() - start))
-        print(summary(folder.results()))
+        print(summary(finished.results(folder.path)))
         if options.plot:
             draw(folder.path)
         print(f"Results and figures: {folder.path}")
-
-
-class refusing:  # noqa: N801  (reads as a statement)
-    """Turns what ardyn refuses into one sentence on stderr and exit status 2."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ArdynError):
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
 
 
 def _parse(kind: type[Config], description: str) -> tuple[Config, Options]:

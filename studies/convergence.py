@@ -14,7 +14,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import ardyn
-from ardyn.errors import check_choice, check_positive
+from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.relaxation import Solver
 from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from plots.convergence import draw
@@ -74,12 +74,28 @@ class Config:
     """Where to compute: cpu, cuda, cuda:1, …"""
 
     def __post_init__(self) -> None:
+        for name in ("solver", "tau_x", "depths"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name} needs one or more different values, got {list(values)}")
         for name in self.solver:
             check_choice("solver", name, ardyn.SOLVER_NAMES)
         for tau in self.tau_x:
             check_positive("tau-x", tau)
-        for name in ("duration", "step", "rtol", "atol", "tolerance", "neurons"):
+        for name in ("duration", "step", "rtol", "atol", "tolerance", "neurons", "batch_size"):
             check_positive(name, getattr(self, name))
+        if len(self.sizes) < 2 or min(self.sizes) < 1 or self.neurons > min(self.sizes[1:]):
+            raise InputError(
+                f"sizes {list(self.sizes)} must be two or more positive numbers, none after the "
+                f"first below neurons = {self.neurons}"
+            )
+        if min(self.depths) < 2:
+            raise InputError(f"depths must be at least 2, got {min(self.depths)}; drop it")
+        if self.duration / self.step > 1e6:
+            raise InputError(
+                f"a duration of {self.duration:g} takes {self.duration / self.step:.2g} steps of "
+                f"{self.step:g}; use at most a million"
+            )
 
     @property
     def rule(self) -> Rule:
@@ -131,14 +147,9 @@ def run(config: Config, data_dir: Path | None = None) -> xr.Dataset:
 def _check_sizes(config: Config, images: data.Data) -> None:
     pixels, classes = images.inputs.shape[1], images.targets.shape[1]
     if (config.sizes[0], config.sizes[-1]) != (pixels, classes):
-        raise ardyn.InputError(
+        raise InputError(
             f"sizes {list(config.sizes)} don't fit {config.dataset}, with {pixels} pixels and "
             f"{classes} classes; use --sizes {pixels} 300 300 100 {classes}"
-        )
-    if config.neurons > min(config.sizes[1:]):
-        raise ardyn.InputError(
-            f"neurons = {config.neurons} is more than the smallest layer has; use at most "
-            f"{min(config.sizes[1:])}"
         )
 
 

@@ -60,36 +60,10 @@ class RunFolder:
             raise InputError(f"cannot write to {out} ({error}); choose another --out") from error
         return folder
 
-    @staticmethod
-    def finished(path: Path) -> "RunFolder":
-        """The folder of a run that is over.
-
-        Raises:
-            InputError: a folder without DONE or without its results.
-        """
-        for name in ("DONE", "results.nc"):
-            if not (path / name).is_file():
-                raise InputError(
-                    f"{path} has no {name}, so it holds no finished run; run the study again"
-                )
-        return RunFolder(path)
-
     @property
     def is_done(self) -> bool:
         """Whether the run finished."""
         return (self.path / "DONE").exists()
-
-    def results(self) -> xr.Dataset:
-        """What the run measured.
-
-        Raises:
-            InputError: a file that is not whole.
-        """
-        path = self.path / "results.nc"
-        try:
-            return xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path} ({error}); run the study again") from error
 
     def reopen(self) -> None:
         """Withdraw DONE, to compute again."""

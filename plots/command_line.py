@@ -1,0 +1,31 @@
+"""The command line that every figure script shares."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tyro
+
+from ardyn import ArdynError
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what ardyn refuses into one sentence on stderr and exit status 2."""
+    try:
+        yield
+    except ArdynError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def main(draw: Callable[[Path], list[Path]], description: str | None) -> None:
+    """Draw the run folder that the command line names, and list the files."""
+
+    def script(folder: tyro.conf.Positional[Path]) -> None:
+        with refusing():
+            for path in draw(folder):
+                print(path)
+
+    tyro.cli(script, description=description)

@@ -1,0 +1,24 @@
+"""Results of finished runs: all that a figure may read."""
+
+from pathlib import Path
+
+import xarray as xr
+
+from ardyn import InputError
+
+
+def results(folder: Path) -> xr.Dataset:
+    """What a run measured.
+
+    Raises:
+        InputError: a folder without DONE or without whole results.
+    """
+    for name in ("DONE", "results.nc"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} has no {name}, so it holds no finished run; run the study again"
+            )
+    try:
+        return xr.load_dataset(folder / "results.nc", engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {folder} ({error}); run the study again") from error
