@@ -31,7 +31,7 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def trace_network(model: nn.Module) -> Network:
-    """The graph of blocks of a module; traced once, and again only if its modules change.
+    """The graph of blocks of a module; traced once, and again when its modules change.
 
     Raises:
         InputError: torch.fx cannot trace the module, or it holds an operation that ardyn cannot
@@ -39,15 +39,27 @@ def trace_network(model: nn.Module) -> Network:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
-    modules = tuple(id(module) for module in model.modules())
+    structure = _structure(model)
     cached = _TRACED.get(model)
-    if cached is None or cached[0] != modules:
+    if cached is None or cached[0] != structure:
         graph = _symbolic_trace(model)
-        cached = _TRACED[model] = (modules, Network(tuple(_blocks(model, graph)), graph))
+        cached = _TRACED[model] = (structure, Network(tuple(_blocks(model, graph)), graph))
     return cached[1]
 
 
-_TRACED: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Network]] = WeakKeyDictionary()
+_TRACED: WeakKeyDictionary[nn.Module, tuple[object, Network]] = WeakKeyDictionary()
+
+
+def _structure(model: nn.Module) -> object:
+    """What a trace depends on: the modules, their plain attributes, and which parameters exist."""
+    return [
+        (
+            id(module),
+            [(k, v) for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))],
+            [name for name, p in module._parameters.items() if p is not None],
+        )
+        for module in model.modules()
+    ]
 
 
 def _symbolic_trace(model: nn.Module) -> fx.Graph:
@@ -75,7 +87,8 @@ def _blocks(model: nn.Module, graph: fx.Graph) -> Iterator[Block]:
                 raise InputError(f"the module takes several inputs ({node.target!r}); pass one")
             unit[node] = INPUT
         elif node.op == "output":
-            if len(node.all_input_nodes) != 1 or unit[node.all_input_nodes[0]] == INPUT:
+            returned = node.args[0]
+            if not isinstance(returned, fx.Node) or unit[returned] == INPUT:
                 raise InputError(
                     "the module must return one tensor, computed by at least one block; "
                     "wrap it so that it does"

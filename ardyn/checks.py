@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ def check_tensors(**values: object) -> None:
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
-    sums = torch.stack([x.sum() for x in tensors.values()])
-    if sums.isfinite().all():
+    sums = [x.sum() for x in tensors.values()]
+    if not sums or torch.stack(sums).isfinite().all():
         return
     for name, x in tensors.items():
         bad = (~x.isfinite()).nonzero()
@@ -42,10 +43,10 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 def check_matching(parameters: Mapping[str, Tensor], inputs: Tensor) -> None:
     """Raise InputError unless the inputs share the parameters' type and device, batch first."""
-    if inputs.ndim < 2 or inputs.shape[0] == 0:
+    if inputs.ndim != 2 or inputs.shape[0] == 0:
         raise InputError(
             f"inputs must be [batch, unit] with at least one sample, got {list(inputs.shape)}; "
-            f"for a single sample add a batch axis with inputs[None]"
+            f"reshape them, a single sample with inputs[None]"
         )
     for name, p in parameters.items():
         if (p.dtype, p.device) != (inputs.dtype, inputs.device):
@@ -57,7 +58,8 @@ def check_matching(parameters: Mapping[str, Tensor], inputs: Tensor) -> None:
 
 def tau_of_each(tau: float | Sequence[float], units: Sequence[str]) -> dict[str, float]:
     """The time constant of each relaxing unit."""
-    values = [tau] * len(units) if isinstance(tau, (int, float)) else [float(t) for t in tau]
+    values: list[Any] = [tau] * len(units) if np.ndim(tau) == 0 else list(tau)  # type: ignore[arg-type]
+    values = [value.item() if hasattr(value, "item") else value for value in values]
     if len(values) != len(units):
         raise InputError(
             f"tau has {len(values)} values for {len(units)} relaxing units ({', '.join(units)}); "
@@ -99,6 +101,8 @@ def checked_feedback(
 
 def check_stable(solver: Adaptive | Fixed | Sweep | ClosedForm, tau: Mapping[str, float]) -> None:
     """Raise InputError for a step at which the leak −x/τ alone would already grow."""
+    if not isinstance(solver, (Adaptive, Fixed, Sweep, ClosedForm)):
+        raise InputError(f"{solver!r} is no solver; pass one such as Adaptive('dopri5')")
     scheme = solver.of if isinstance(solver, ClosedForm) else solver
     if scheme is None or isinstance(scheme, Adaptive):
         return

@@ -152,6 +152,12 @@ def _combine(weights: Tensor, stack: Tensor) -> Tensor:
     return torch.mm(weights, stack.flatten(1)).view(-1, *stack.shape[1:])
 
 
+def _leave(states: Tensor, times: int) -> tuple[_Mixture, Tensor]:
+    """A unit's own states, and the others; copied where they would keep many others alive."""
+    own, carried = states.tensor_split((times,))
+    return _Mixture(own.clone() if carried.shape[0] > times else own, None), carried
+
+
 @dataclass(frozen=True)
 class _StackLevel:
     """A unit at which the sweep carries the stack."""
@@ -165,9 +171,10 @@ class _StackLevel:
         """Keep the stack and its mix into states; or mix at once, together with what to carry."""
         stack = grow(stack, start)
         if not self.carries_states:
+            if self.times < stack.shape[0]:
+                return _Mixture(_combine(self.weights, stack), None), stack
             return _Mixture(stack, self.weights), stack
-        states, carried = _combine(self.weights, stack).tensor_split((self.times,))
-        return _Mixture(states, None), carried
+        return _leave(_combine(self.weights, stack), self.times)
 
     @property
     def carries_states(self) -> bool:
@@ -188,8 +195,7 @@ class _StateLevel:
         """Add the part of x^l(0), and leave this unit's states behind."""
         if start is not None:
             states = torch.addcmul(states, self.share, start)
-        own, carried = states.tensor_split((self.times,))
-        return _Mixture(own, None), carried
+        return _leave(states, self.times)
 
 
 @lru_cache(maxsize=64)
@@ -211,12 +217,16 @@ def _plan(
     levels: list[_StackLevel | _StateLevel] = []
     for i in range(len(tau)):
         if levels and levels[-1].carries_states:
-            levels.append(_StateLevel(P[i:, :, i].reshape(-1, 1, 1).to(device, dtype), len(times)))
+            levels.append(
+                _StateLevel(
+                    P[i:, :, i].flatten().clone()[:, None, None].to(device, dtype), len(times)
+                )
+            )
             continue
         if not starts_at_zero:
             weights = torch.cat([weights, P[..., i : i + 1]], dim=-1)
         below = weights[i + 1 :].flatten(0, 1)
         carries = 0 < len(below) < weights.shape[-1]
-        rows = torch.cat([weights[i], below]) if carries else weights[i]
+        rows = torch.cat([weights[i], below]) if carries else weights[i].clone()
         levels.append(_StackLevel(rows.to(device, dtype), len(times)))
     return tuple(levels)

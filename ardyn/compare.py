@@ -28,9 +28,23 @@ class _Recorder(fx.Interpreter):
         super().__init__(module, garbage_collect_values=False, graph=graph)
         self.values: dict[str, Tensor] = {}
 
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Spare the recorded value below a module that works in place."""
+        in_place = getattr(self.fetch_attr(target), "inplace", False)
+        return super().call_module(target, _clones(args) if in_place else args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same for functions."""
+        in_place = kwargs.get("inplace", False)
+        return super().call_function(target, _clones(args) if in_place else args, kwargs)
+
     def run_node(self, n: fx.Node) -> Any:
         value = self.values[n.name] = super().run_node(n)
         return value
+
+
+def _clones(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(each.clone() if isinstance(each, Tensor) else each for each in values)
 
 
 def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """Convergence time: when an activity has come within a tolerance of a gradient, and stays there."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,24 +68,15 @@ def exact_convergence_time(
     check_linear(dynamics)
     tau = tuple(dynamics.tau.values())
     stacks = stacked_sweep(dynamics, lambda unit, stack, start: (grow(stack, start),) * 2)
-    units = {
-        unit: [
-            _Distance(row, gram, tolerance * float(norm))
+    found = {}
+    for row, unit in enumerate(dynamics.tau):
+        # Nothing below a unit reaches it, so that its own τ and those above are all it takes.
+        times = [
+            _last_crossing(_Distance(tau[row:], gram, tolerance * float(norm)))
             for gram, norm in _grams(stacks[unit], reference[unit], per_sample)
         ]
-        for row, unit in enumerate(dynamics.tau)
-    }
-    end = _end_of_scan(tau, [each for distances in units.values() for each in distances])
-    scan = np.linspace(0, end, _SCAN)
-    P = _propagator(tau, scan)
-    times = {
-        unit: [_last_crossing(each, tau, scan, P) for each in distances]
-        for unit, distances in units.items()
-    }
-    return {
-        unit: torch.tensor(t if per_sample else t[0], dtype=torch.float64)
-        for unit, t in times.items()
-    }
+        found[unit] = torch.tensor(times if per_sample else times[0], dtype=torch.float64)
+    return found
 
 
 def _grams(
@@ -103,56 +95,57 @@ def _grams(
 class _Distance:
     """‖x^l(t) − reference‖ of one unit, beside the limit it must come under."""
 
-    row: int
+    tau: tuple[float, ...]
+    """Of the unit itself and of those above it."""
     gram: Array
     limit: float
 
-    def weights(self, P: Array) -> Array:
-        """Weights of the Gram matrix's entries, [time, entry], from P, [time, unit, unit]."""
-        P = P[:, self.row]
-        from_top = P[:, ::-1][:, : len(self.gram) - 2]
-        return np.column_stack([np.ones(len(P)), -P.sum(1), from_top])
+    def rows(self, times: Sequence[float] | Array) -> Array:
+        """The unit's row of P at each time, [time, unit]."""
+        t = torch.as_tensor(times, dtype=torch.float64)
+        return propagator(None, self.tau, t)[:, 0].numpy()
 
-    def at(self, P: Array) -> Array:
+    def weights(self, rows: Array) -> Array:
+        """Weights of the Gram matrix's entries, [time, entry]."""
+        from_top = rows[:, ::-1][:, : len(self.gram) - 2]
+        return np.column_stack([np.ones(len(rows)), -rows.sum(1), from_top])
+
+    def at(self, rows: Array) -> Array:
         """The distance at each time."""
-        w = self.weights(P)
+        w = self.weights(rows)
         squared = np.einsum("ti,ij,tj->t", w, self.gram, w)
         return np.sqrt(squared.clip(min=0))  # type: ignore[no-any-return]
 
-    def bound(self, P: Array) -> float:
-        """At least the distance, at the one time of P; once all entries of P decay, so does it."""
-        return float(np.abs(self.weights(P)[0]) @ np.sqrt(self.gram.diagonal()))
-
-    @property
-    def converges(self) -> bool:
-        """Whether the equilibrium lies within the limit of the reference."""
-        return bool(np.sqrt(self.gram[0, 0]) < self.limit)
+    def bound(self, rows: Array) -> float:
+        """At least the distance, at the first time; once P only decays, so does it."""
+        return float(np.abs(self.weights(rows)[0]) @ np.sqrt(self.gram.diagonal()))
 
 
-def _end_of_scan(tau: tuple[float, ...], distances: list[_Distance]) -> float:
-    """A time from which on every distance that converges stays under its limit."""
-    end = sum(tau)  # beyond it all entries of P decay
-    while True:
-        P = _propagator(tau, [end])
-        if all(each.bound(P) <= each.limit for each in distances if each.converges):
-            return end
-        end *= 2
-
-
-def _last_crossing(distance: _Distance, tau: tuple[float, ...], scan: Array, P: Array) -> float:
-    """Last t at which the distance falls to its limit; P is given at the times of the scan."""
-    if not distance.converges:
+def _last_crossing(distance: _Distance) -> float:
+    """Last t at which the distance falls to its limit; infinite if it stays above."""
+    if not distance.gram.any():
+        return 0.0
+    if np.sqrt(distance.gram[0, 0]) >= distance.limit:
         return np.inf
-    above = np.flatnonzero(distance.at(P) > distance.limit)
+    end = sum(distance.tau)  # beyond it all entries of P decay
+    while distance.bound(distance.rows([end])) > distance.limit:
+        end *= 2
+    scan = np.linspace(0, end, _SCAN)
+    above = np.flatnonzero(distance.at(_scan_rows(distance, scan)) > distance.limit)
     if len(above) == 0:
         return 0.0
     bracket = scan[above[-1] : above[-1] + 2]
 
     def excess(t: float) -> float:
-        return float(distance.at(_propagator(tau, [t]))[0]) - distance.limit
+        return float(distance.at(distance.rows([t]))[0]) - distance.limit
 
     return float(brentq(excess, *bracket, xtol=1e-12))
 
 
-def _propagator(tau: tuple[float, ...], times: Sequence[float] | Array) -> Array:
-    return propagator(None, tau, torch.as_tensor(times, dtype=torch.float64)).numpy()
+def _scan_rows(distance: _Distance, scan: Array) -> Array:
+    """The unit's row of P along even times, each from the last: P(t + δ) = P(t) P(δ)."""
+    step = propagator(None, distance.tau, torch.tensor([scan[1]], dtype=torch.float64))[0].numpy()
+    rows = np.eye(1, len(step)).repeat(len(scan), axis=0)
+    for before, after in itertools.pairwise(rows):
+        after[:] = before @ step
+    return rows

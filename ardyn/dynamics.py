@@ -51,6 +51,12 @@ class Dynamics:
         return self.rules[self.trace.network.output].initial == "zero"
 
     @cached_property
+    def time_constants(self) -> dict[str, float]:
+        """Of every leak in the system: the units', and the trace's where there is one."""
+        trace = {"trace z": self.tau_trace} if self.remembered and self.tau_trace else {}
+        return dict(self.tau) | trace
+
+    @cached_property
     def remembered(self) -> tuple[str, ...]:
         """Units whose activity trace z the weight update reads."""
         sources = {

@@ -108,6 +108,9 @@ class Fixed:
             )
         check_choice("fixed-step method", self.method, FIXED_METHODS)
         check_positive("the step", self.step)
+        for name in ("step_size", "grid_constructor", "interp"):
+            if name in self.options:
+                raise InputError(f"option {name!r} is ardyn's to set; use step={self.step:g} alone")
         _check_options(self.method, self.options)
 
     def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
@@ -159,11 +162,7 @@ def _integrate(
     from_zero = times if times[0] == 0 else torch.cat([times.new_zeros(1), times])
     from_zero = from_zero.to(initial[0].device)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Functional iteration did not converge")
-            solution = torchdiffeq.odeint(
-                watched, initial, from_zero, method=method, options=options, **tolerances
-            )
+        solution = _odeint(watched, initial, from_zero, method, options, **tolerances)
     except AssertionError as error:
         raise DivergenceError(
             f"'{method}' could not go beyond t = {watch.last_time:.4g} ({error}): the tolerances "
@@ -181,15 +180,20 @@ def _takes_callbacks(method: str) -> bool:
     return "callback_step" in SOLVERS[method].valid_callbacks()
 
 
+def _odeint(f: Any, y0: Any, t: Tensor, method: str, options: Any, **tolerances: float) -> Any:
+    """``torchdiffeq.odeint``, without its word on corrector iterations at every Adams step."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Functional iteration did not converge")
+        return torchdiffeq.odeint(f, y0, t, method=method, options=dict(options), **tolerances)
+
+
 def _run_linear(
     method: str, options: Mapping[str, Any], rate: Tensor, step: float, steps: int
 ) -> Tensor:
     """The solution operator of dy/dt = M y after some equal steps, in float64, [n, n]."""
     nodes = step * torch.arange(steps + 1, dtype=torch.float64)
     identity = torch.eye(len(rate), dtype=torch.float64)
-    operator: Tensor = torchdiffeq.odeint(
-        lambda t, y: rate @ y, identity, nodes, method=method, options=dict(options)
-    )[-1]
+    operator: Tensor = _odeint(lambda t, y: rate @ y, identity, nodes, method, options)[-1]
     return operator
 
 

@@ -63,10 +63,11 @@ def loss_gradient(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, T
                 f"targets of shape {list(target.shape)} and type {target.dtype} don't fit an "
                 f"output of shape {list(output.shape)} under the loss {_name(loss)!r} ({error})"
             ) from error
-        if value.ndim != 0 or not value.requires_grad:
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+            got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise InputError(
                 f"the loss {_name(loss)!r} must return one number that depends on the output, got "
-                f"shape {list(value.shape)}; sum over the samples"
+                f"{got}; sum over the samples"
             )
         (drive,) = torch.autograd.grad(value, x)
     if not drive.isfinite().all():

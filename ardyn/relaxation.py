@@ -27,7 +27,7 @@ from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.sweep import Sweep
 from ardyn.trace import feed_forward
-from ardyn.trajectory import Trajectory
+from ardyn.trajectory import Trajectory, choose_reference
 
 Solver = Adaptive | Fixed | Sweep | ClosedForm
 
@@ -66,7 +66,8 @@ class Relaxation:
         self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
         check_tensors(inputs=inputs, targets=targets)
         self.network = trace_network(model)
-        self._versions = self._current_versions()
+        self._watched = (*model.parameters(), inputs, targets)
+        self._versions = [tensor._version for tensor in self._watched]
         rules = rule_of_each_block(rule, self.network.units)
         parameters = parameters_of(model)
         check_matching(parameters, inputs)
@@ -148,7 +149,7 @@ class Relaxation:
     def check(self, solver: Solver, stop: SteadyState | None = None) -> None:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
-        check_stable(solver, self.dynamics.tau)
+        check_stable(solver, self.dynamics.time_constants)
         if isinstance(solver, ClosedForm):
             check_linear(self.dynamics)
             if stop is not None:
@@ -168,23 +169,20 @@ class Relaxation:
             InputError: the rule has no closed form.
         """
         self._check_unchanged()
-        against = self.gradients if reference == "gradients" else self.equilibrium
+        check_linear(self.dynamics)
+        against = choose_reference(self, reference)
         with torch.no_grad():
-            times = exact_convergence_time(self.dynamics, against or {}, tolerance, per_sample)
+            times = exact_convergence_time(self.dynamics, against, tolerance, per_sample)
         clamped = torch.zeros_like(next(iter(times.values())))
         return times | {unit: clamped for unit in self.network.units if unit not in times}
 
     def _check_unchanged(self) -> None:
         """Raise InputError if the tensors were changed in place since the feed-forward pass."""
-        if self._versions != self._current_versions():
+        if self._versions != [tensor._version for tensor in self._watched]:
             raise InputError(
                 "the model's weights, the inputs or the targets changed after this Relaxation was "
                 "made; make a new one, or read its gradients before the optimiser's step"
             )
-
-    def _current_versions(self) -> list[int]:
-        tensors = (*self.model.parameters(), self.inputs, self.targets)
-        return [tensor._version for tensor in tensors]
 
     def _trajectory(
         self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object

@@ -133,7 +133,7 @@ def as_times(times: Sequence[float] | Tensor) -> Tensor:
     """
     try:
         t = [float(each) for each in (times.tolist() if hasattr(times, "tolist") else times)]
-    except TypeError:
+    except (TypeError, ValueError):
         raise InputError(f"times must be a list of numbers, got {times!r}; pass [10.0]") from None
     if not t:
         raise InputError("times are empty; pass at least one, such as [10.0]")

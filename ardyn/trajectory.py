@@ -32,6 +32,20 @@ class References(Protocol):
         """Convergence times as roots of the closed form."""
 
 
+def choose_reference(references: References, name: str) -> Mapping[str, Tensor]:
+    """The reference of that name.
+
+    Raises:
+        InputError: an unknown name, or an equilibrium that has no closed form.
+    """
+    if name not in ("gradients", "equilibrium"):
+        raise InputError(f"unknown reference {name!r}; choose 'gradients' or 'equilibrium'")
+    found: Mapping[str, Tensor] | None = getattr(references, name)
+    if found is None:
+        raise InputError("this rule's equilibrium has no closed form; compare with 'gradients'")
+    return found
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """Activities of every unit at the recorded times; ``trajectory[unit]`` is [time, batch, …].
@@ -78,12 +92,7 @@ class Trajectory:
         Raises:
             InputError: another name, or an equilibrium that has no closed form.
         """
-        if name not in ("gradients", "equilibrium"):
-            raise InputError(f"unknown reference {name!r}; choose 'gradients' or 'equilibrium'")
-        found: Mapping[str, Tensor] | None = getattr(self.references, name)
-        if found is None:
-            raise InputError("this rule's equilibrium has no closed form; compare with 'gradients'")
-        return found
+        return choose_reference(self.references, name)
 
     def relative_error(
         self, reference: str = "gradients", per_sample: bool = False
@@ -162,17 +171,17 @@ class Trajectory:
 
         def read(kind: str) -> dict[str, Tensor]:
             names = [unit for unit in units if f"{kind}_{unit}" in dataset]
-            return {u: torch.from_numpy(dataset[f"{kind}_{u}"].to_numpy()) for u in names}
+            return {u: _tensor(dataset[f"{kind}_{u}"]) for u in names}
 
         steady_at = dataset.get("steady_at")
         return Trajectory(
-            torch.from_numpy(dataset["time"].to_numpy()),
+            _tensor(dataset["time"]),
             read("activity"),
             _Stored(read("gradient"), read("equilibrium") or None),
             solver=dataset.attrs["solver"],
             traces=read("trace"),
             evaluations=int(dataset.attrs["evaluations"]),
-            steady_at=None if steady_at is None else torch.from_numpy(steady_at.to_numpy()),
+            steady_at=None if steady_at is None else _tensor(steady_at),
         )
 
     def save(self, path: str | Path) -> None:
@@ -186,6 +195,7 @@ class Trajectory:
             self.to_dataset().to_netcdf(beside, engine="h5netcdf")
             beside.replace(path)
         except OSError as error:
+            beside.unlink(missing_ok=True)
             raise InputError(f"cannot write {path} ({error}); choose another place") from error
 
     @staticmethod
@@ -216,6 +226,10 @@ class _Stored:
         self, tolerance: float, reference: str, per_sample: bool
     ) -> dict[str, Tensor]:
         raise InputError("a stored trajectory has no closed form; relax it again to have the root")
+
+
+def _tensor(values: xr.DataArray) -> Tensor:
+    return torch.tensor(values.to_numpy())
 
 
 def _variable(kind: str, unit: str, x: Tensor, long_name: str) -> xr.Variable:

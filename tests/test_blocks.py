@@ -1,0 +1,240 @@
+import gc
+import weakref
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import ardyn
+from ardyn.blocks import parameters_of, trace_network
+from tests.problems import difference, fill_biases, generator, problem
+
+
+class Functional(nn.Module):
+    """Every way to call an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 5)
+        self.second = nn.Linear(5, 6)
+        self.third = nn.Linear(6, 5)
+        self.last = nn.Linear(5, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        x = functional.gelu(self.second(x), approximate="tanh")
+        x = self.third(x).sigmoid()
+        y: Tensor = self.last(functional.relu(x, inplace=False))
+        return y
+
+
+class WithFlag(nn.Module):
+    """A network whose shape depends on a plain attribute."""
+
+    def __init__(self, is_nonlinear: bool) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.is_nonlinear = is_nonlinear
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.hidden(x)
+        y: Tensor = self.out(torch.tanh(x) if self.is_nonlinear else x)
+        return y
+
+
+class DependsOnData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = -x
+        y: Tensor = self.out(x)
+        return y
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        z: Tensor = self.out(x) + self.out(y)
+        return z
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.one(x), self.two(x)
+
+
+class Wrapped(nn.Module):
+    """Returns its one tensor in a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.out(x)}
+
+
+class UnusedLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.unused, self.out = nn.Linear(4, 5), nn.Linear(4, 2), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.unused(x)
+        y: Tensor = self.out(self.hidden(x).tanh())
+        return y
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    g = generator(5)
+    return torch.randn(4, 4, generator=g).double(), torch.randn(4, 3, generator=g).double()
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def double(model: M) -> M:
+    fill_biases(model.double(), generator(6))
+    return model
+
+
+def test_an_activation_joins_the_layer_it_follows():
+    network = trace_network(problem((6, 5, 4, 3)).model)
+    assert network.units == ("fc1", "fc2", "fc3")
+    assert network.output == "fc3"
+    assert [block.sources for block in network.blocks] == [("input",), ("fc1",), ("fc2",)]
+    assert network.is_chain
+
+
+def test_functional_calls_make_the_same_blocks_as_modules():
+    assert trace_network(Functional()).units == ("first", "second", "third", "relu", "last")
+
+
+def test_activations_that_stand_alone_are_units():
+    model = nn.Sequential(nn.Tanh(), nn.Linear(4, 3), nn.ReLU(), nn.Sigmoid(), nn.Identity())
+    network = trace_network(model)
+    assert network.units == ("0", "1", "3")
+    assert [block.layer.weight for block in network.blocks] == [None, "1.weight", None]
+
+
+def test_units_are_named_after_nested_modules():
+    inner = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    assert trace_network(nn.Sequential(inner, nn.Linear(4, 3))).units == ("0.0", "1")
+
+
+def test_a_module_called_twice_makes_two_units():
+    layer = nn.Linear(4, 4)
+    model = nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(4, 3))
+    assert trace_network(model).units == ("0", "0_1", "4")
+
+
+def test_what_the_output_does_not_depend_on_is_no_block():
+    assert trace_network(UnusedLayer()).units == ("hidden", "out")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Functional(),
+        UnusedLayer(),
+        nn.Sequential(nn.Tanh(), nn.Linear(4, 5), nn.ReLU(), nn.Sigmoid(), nn.Linear(5, 3)),
+        nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3), nn.Softplus()),
+        nn.Sequential(nn.Linear(4, 5), nn.LeakyReLU(0.3), nn.ELU(), nn.Linear(5, 3)),
+        nn.Sequential(nn.Linear(4, 5), nn.Hardtanh(-0.5, 0.4), nn.SiLU(), nn.Linear(5, 3)),
+    ],
+    ids=["functional", "unused", "alone", "inplace", "leaky", "hardtanh"],
+)
+def test_the_blocks_compute_what_the_module_does(model):
+    inputs, targets = batch()
+    sim = ardyn.Relaxation(double(model), inputs, targets)
+    assert difference(sim.dynamics.trace.output, model(inputs).detach()) < 1e-15
+    for unit, gradient in sim.gradients.items():
+        assert difference(sim.solve([80.0])[unit][-1], gradient) < 1e-12
+
+
+def test_tracing_leaves_an_in_place_module_in_place():
+    relu = nn.ReLU(inplace=True)
+    trace_network(nn.Sequential(nn.Linear(4, 5), relu, nn.Linear(5, 3)))
+    assert relu.inplace
+
+
+def test_tied_parameters_are_listed_under_each_name():
+    one, two = nn.Linear(4, 4), nn.Linear(4, 4)
+    two.weight = one.weight
+    found = parameters_of(nn.Sequential(one, two))
+    assert set(found) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert found["1.weight"] is not one.weight
+    assert found["1.weight"].data_ptr() == one.weight.data_ptr()
+    assert not any(p.requires_grad for p in found.values())
+
+
+def test_a_replaced_module_is_traced_anew():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    assert trace_network(model).units == ("0", "2")
+    model[2] = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    assert trace_network(model).units == ("0", "2.0", "2.2")
+
+
+def test_an_attribute_that_steers_forward_is_traced_anew():
+    inputs, targets = batch()
+    model = double(WithFlag(is_nonlinear=False))
+    ardyn.Relaxation(model, inputs, targets)
+    model.is_nonlinear = True
+    sim = ardyn.Relaxation(model, inputs, targets)
+    assert difference(sim.dynamics.trace.output, model(inputs).detach()) < 1e-15
+
+
+def test_a_bias_that_was_removed_is_traced_anew():
+    inputs, targets = batch()
+    model = double(WithFlag(is_nonlinear=True))
+    ardyn.Relaxation(model, inputs, targets)
+    model.hidden.register_parameter("bias", None)
+    sim = ardyn.Relaxation(model, inputs, targets)
+    assert difference(sim.dynamics.trace.output, model(inputs).detach()) < 1e-15
+
+
+def test_a_traced_model_can_be_forgotten():
+    inputs, targets = batch()
+    model = double(Functional())
+    ardyn.Relaxation(model, inputs, targets).solve([1.0])
+    watch = weakref.ref(model)
+    del model
+    gc.collect()
+    assert watch() is None
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (DependsOnData(), "DependsOnData.*if x.sum\\(\\) > 0.*control flow"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), "Conv2d '0'.*nn.Linear"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), "Softmax '1'"),
+        (TwoInputs(), "several inputs.*'y'"),
+        (TwoOutputs(), "return one tensor"),
+        (Wrapped(), "return one tensor"),
+        (nn.Sequential(nn.Identity()), "at least one block"),
+        (lambda x: x, "must be a torch.nn.Module, got function"),
+    ],
+    ids=["data", "conv", "softmax", "inputs", "outputs", "container", "empty", "function"],
+)
+def test_a_module_that_cannot_be_relaxed_is_refused(model, words):
+    with pytest.raises(ardyn.InputError, match=words):
+        trace_network(model)
+
+
+def test_a_network_without_parameters_still_relaxes():
+    inputs = batch()[0]
+    sim = ardyn.Relaxation(nn.Sequential(nn.Tanh()), inputs, torch.zeros_like(inputs))
+    assert difference(sim.solve([60.0])["0"][-1], 2 * inputs.tanh()) < 1e-12

@@ -1,0 +1,201 @@
+"""studies/convergence.py as a user runs it, and its figures."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.special import gammainccinv
+
+from ardyn import InputError
+from plots.convergence import FIGURES, draw
+from studies.command_line import main
+from studies.convergence import Config, run, summary
+
+ROOT = Path(__file__).parent.parent
+SMALL = Config(
+    solver=("exact", "euler", "dopri5"),
+    tau_x=(1.0, 2.0),
+    duration=20.0,
+    sizes=(64, 12, 10),
+    batch_size=6,
+    depths=(2, 5),
+)
+FLAGS = [
+    *(
+        "--solver",
+        "exact",
+        "euler",
+        "--tau-x",
+        "1",
+        "--duration",
+        "12",
+        "--sizes",
+        "64",
+        "12",
+        "10",
+    ),
+    *("--batch-size", "6", "--depths", "2", "3"),
+]
+
+
+def study(monkeypatch, *flags):
+    """The command line, in this process; returns the exit status."""
+    monkeypatch.setattr("sys.argv", ["convergence.py", *map(str, flags)])
+    try:
+        main("convergence", Config, run, summary, draw, "")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def said(capsys):
+    """Everything printed, without the boxes around it."""
+    captured = capsys.readouterr()
+    return re.sub(r"[│\s]+", " ", captured.err + captured.out)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run(SMALL)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A folder of runs, with one that a user made from a shell."""
+    folder = tmp_path_factory.mktemp("runs")
+    script = [sys.executable, str(ROOT / "studies/convergence.py")]
+    subprocess.run([*script, *FLAGS, "--out", str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def test_exact_convergence_time_is_the_predicted_one_and_scales_with_tau(results):
+    predicted = results.predicted_time
+    np.testing.assert_allclose(results.convergence_time.sel(solver="exact"), predicted, rtol=1e-9)
+    np.testing.assert_allclose(2 * predicted.sel(tau_x=1), predicted.sel(tau_x=2), rtol=1e-9)
+    np.testing.assert_allclose(results.convergence_time.sel(solver="dopri5"), predicted, rtol=1e-3)
+
+
+def test_deviation_is_zero_for_exact_and_largest_for_euler(results):
+    worst = results.deviation.max(["tau_x", "layer", "time"])
+    assert worst.sel(solver="exact") < 1e-12
+    assert worst.sel(solver="dopri5") < 1e-4 < worst.sel(solver="euler")
+
+
+def test_activities_end_at_the_stored_gradients(results):
+    end = results.activity.sel(tau_x=1).isel(time=-1)
+    np.testing.assert_allclose(end.sel(solver="exact"), results.gradient, rtol=1e-4)
+
+
+def test_euler_error_falls_with_its_step_and_work_counts_the_steps(results):
+    euler = results.sel(solver="euler")
+    np.testing.assert_array_equal(euler.work_evaluations, 5 * 2.0 ** np.arange(7))
+    slope = np.diff(np.log2(euler.work_error))[-1]
+    assert slope == pytest.approx(-1, abs=0.1)
+
+
+def test_depth_follows_the_law(results):
+    np.testing.assert_allclose(results.depth_law, gammainccinv(results.depth - 1, 1e-3))
+    np.testing.assert_allclose(results.depth_measured, results.depth_law, rtol=1e-3)
+
+
+def test_every_variable_explains_itself(results):
+    for name in results.variables:
+        assert results[name].attrs["long_name"], name
+        assert results[name].dtype.kind in "UOT" or results[name].attrs["units"], name
+
+
+def test_the_table_names_every_solver(results):
+    assert all(name in summary(results) for name in SMALL.solver)
+
+
+def test_a_nonlinear_rule_under_a_clamped_output_runs_and_draws(tmp_path):
+    config = replace(SMALL, solver=("dopri5",), tau_x=(1.0,), output="clamped")
+    config = replace(config, relaxation_derivative="current")
+    (tmp_path / "DONE").touch()
+    run(config).to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    assert len(draw(tmp_path)) == 2 * len(FIGURES)
+
+
+def test_a_run_leaves_everything_and_no_parts(out):
+    (folder,) = (out / "convergence").iterdir()
+    figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    rest = {"config.json", "results.nc", "manifest.json", "DONE"}
+    assert {path.name for path in folder.iterdir()} == figures | rest
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["seed"] == 0
+    assert manifest["data_checksum"] == xr.load_dataset(folder / "results.nc").data_checksum
+    pdf = (folder / "depth.pdf").read_bytes()
+    assert b"/FontFile2" in pdf  # TrueType, embedded
+
+
+def test_a_finished_run_is_not_computed_again(out, monkeypatch, capsys):
+    (path,) = out.glob("convergence/*/results.nc")
+    before = path.stat().st_mtime_ns
+    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 0
+    assert "Already computed" in said(capsys)
+    assert path.stat().st_mtime_ns == before
+    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot", "--overwrite") == 0
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_stored_config_gives_the_same_run_and_flags_override_it(out, monkeypatch, capsys):
+    (stored,) = out.glob("convergence/*/config.json")
+    assert study(monkeypatch, "--config", stored, "--out", out, "--no-plot") == 0
+    assert "Already computed" in said(capsys)
+    assert study(monkeypatch, "--config", stored, "--tau-x", "-3", "--out", out) == 2
+    assert "-3.0" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--solver", "dopri55"], "dopri5"),
+        (["--solver"], "one or more"),
+        (["--tau-x", "0"], "positive"),
+        (["--solver", "euler", "--step", "3", "--tau-x", "1"], "h/τ ≥ 2"),
+        (["--relaxation-derivative", "current"], "dopri5"),
+        (["--dataset", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
+        (["--sizes", "64", "30"], "10 classes"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--out", "/proc/nowhere"], "/proc/nowhere"),
+        (["--batch-size", "5000"], "1797"),
+        (["--neurons", "400"], "400"),
+        (["--depths", "1"], "at least 2"),
+        (["--duration", "1e9"], "million"),
+        (["--config", "/nowhere/config.json"], "/nowhere/config.json"),
+        (["--loss", "ssee"], "sse"),
+    ],
+)
+def test_wrong_flags_are_answered_in_a_sentence(tmp_path, monkeypatch, capsys, flags, told):
+    assert study(monkeypatch, "--out", tmp_path, *flags) == 2
+    assert told in said(capsys)
+    assert not list(tmp_path.glob("*/*/results.nc"))
+
+
+def test_an_incomplete_results_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no DONE"):
+        draw(tmp_path)
+    (tmp_path / "DONE").touch()
+    (tmp_path / "results.nc").write_bytes(b"half a file")
+    with pytest.raises(InputError, match="run the study again"):
+        draw(tmp_path)
+
+
+def test_the_plot_script_refuses_a_folder_without_results(tmp_path):
+    script = [sys.executable, str(ROOT / "plots/convergence.py"), str(tmp_path)]
+    refused = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+
+
+def test_a_config_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "config.json"
+    path.write_text('{"colour": "green"}')
+    assert study(monkeypatch, "--config", path, "--out", tmp_path) == 2
+    assert "colour" in said(capsys)

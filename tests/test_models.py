@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ardyn
+from ardyn.blocks import parameters_of
+from tests.brute_force import FUNCTIONS
+from tests.problems import difference, generator
+
+
+def first_weight(model: nn.Module) -> torch.Tensor:
+    return parameters_of(model)["fc1.weight"]
+
+
+def test_weights_are_normal_and_biases_zero():
+    model = ardyn.mlp([200, 300, 100], generator=generator())
+    for name, p in parameters_of(model).items():
+        if name.endswith("bias"):
+            assert not p.any()
+        else:
+            assert abs(float(p.std()) / 0.05 - 1) < 0.02
+            assert abs(float(p.mean())) < 0.05 * 4 / p.numel() ** 0.5
+
+
+def test_std_scales_the_weights():
+    small = ardyn.mlp([20, 10], std=0.05, generator=generator())
+    large = ardyn.mlp([20, 10], std=0.5, generator=generator())
+    assert difference(first_weight(large), 10 * first_weight(small)) < 1e-6
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_the_last_layer_is_linear_and_the_others_are_not(activation):
+    model = ardyn.mlp([4, 5, 6, 3], activation, std=1.0, generator=generator()).double()
+    x = torch.randn(7, 4, generator=generator(1), dtype=torch.float64)
+    truth = x.numpy()
+    weights = [p for name, p in parameters_of(model).items() if name.endswith("weight")]
+    for i, W in enumerate(weights):
+        truth = truth @ W.numpy().T
+        truth = FUNCTIONS[activation](truth) if i < 2 else truth
+    assert difference(model(x).detach(), truth) < 1e-14
+
+
+def test_the_generator_is_the_only_source_of_chance():
+    first, again = (ardyn.mlp([4, 3], generator=generator(3)) for _ in range(2))
+    other = ardyn.mlp([4, 3], generator=generator(4))
+    assert torch.equal(first_weight(first), first_weight(again))
+    assert not torch.equal(first_weight(first), first_weight(other))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_type_is_the_one_asked_for(dtype):
+    assert {p.dtype for p in ardyn.mlp([4, 3, 2], dtype=dtype).parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([4],), r"two or more.*\[4\]"),
+        (([4, 0],), r"positive.*\[4, 0\]"),
+        (([4, 3], "tan"), "unknown activation 'tan': did you mean 'tanh'"),
+        (([4, 3], "tanh", 0.0), "std must be positive"),
+    ],
+)
+def test_a_network_that_makes_no_sense_is_refused(arguments, words):
+    with pytest.raises(ardyn.InputError, match=words):
+        ardyn.mlp(*arguments)
+
+
+def test_feedback_has_the_shape_of_the_transpose():
+    psi = ardyn.random_feedback(ardyn.mlp([4, 5, 3]), generator=generator())
+    assert {name: tuple(each.shape) for name, each in psi.items()} == {
+        "fc1": (4, 5),
+        "fc2": (5, 3),
+    }
+
+
+def test_feedback_is_normal_and_independent_of_the_weights():
+    model = ardyn.mlp([300, 200], generator=generator())
+    psi = ardyn.random_feedback(model, std=0.2, generator=generator(1))["fc1"]
+    assert abs(float(psi.std()) / 0.2 - 1) < 0.02
+    pairs = np.stack([psi.T.flatten().numpy(), first_weight(model).flatten().numpy()])
+    assert abs(np.corrcoef(pairs)[0, 1]) < 0.02
+
+
+def test_feedback_follows_the_generator_and_the_type():
+    model = ardyn.mlp([4, 3], dtype=torch.float64)
+    first, again = (ardyn.random_feedback(model, generator=generator(2))["fc1"] for _ in range(2))
+    assert torch.equal(first, again)
+    assert first.dtype == torch.float64
+
+
+def test_every_call_of_a_shared_layer_has_feedback_of_its_own():
+    layer = nn.Linear(4, 4)
+    psi = ardyn.random_feedback(nn.Sequential(layer, nn.Tanh(), layer), generator=generator())
+    assert set(psi) == {"0", "0_1"}
+    assert not torch.equal(psi["0"], psi["0_1"])
+
+
+def test_feedback_of_no_width_is_refused():
+    with pytest.raises(ardyn.InputError, match="std must be positive"):
+        ardyn.random_feedback(ardyn.mlp([4, 3]), std=-1.0)
