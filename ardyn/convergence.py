@@ -1,6 +1,5 @@
 """Convergence time: when an activity has come within a tolerance of a gradient, and stays there."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from ardyn.propagator import propagator
 
 Array = NDArray[np.float64]
 
-_SCAN = 512
-"""Times at which distances are looked at, before the last crossing is refined."""
+_STEPS_PER_TAU = 16
+_STEPS_PER_OCTAVE = 64
 
 
 def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
@@ -127,14 +126,11 @@ def _last_crossing(distance: _Distance) -> float:
         return 0.0
     if np.sqrt(distance.gram[0, 0]) >= distance.limit:
         return np.inf
-    end = sum(distance.tau)  # beyond it all entries of P decay
-    while distance.bound(distance.rows([end])) > distance.limit:
-        end *= 2
-    scan = np.linspace(0, end, _SCAN)
-    above = np.flatnonzero(distance.at(_scan_rows(distance, scan)) > distance.limit)
+    times, rows = _scan(distance)
+    above = np.flatnonzero(distance.at(rows) > distance.limit)
     if len(above) == 0:
         return 0.0
-    bracket = scan[above[-1] : above[-1] + 2]
+    bracket = times[above[-1] : above[-1] + 2]
 
     def excess(t: float) -> float:
         return float(distance.at(distance.rows([t]))[0]) - distance.limit
@@ -142,10 +138,19 @@ def _last_crossing(distance: _Distance) -> float:
     return float(brentq(excess, *bracket, xtol=1e-12))
 
 
-def _scan_rows(distance: _Distance, scan: Array) -> Array:
-    """The unit's row of P along even times, each from the last: P(t + δ) = P(t) P(δ)."""
-    step = propagator(None, distance.tau, torch.tensor([scan[1]], dtype=torch.float64))[0].numpy()
-    rows = np.eye(1, len(step)).repeat(len(scan), axis=0)
-    for before, after in itertools.pairwise(rows):
-        after[:] = before @ step
-    return rows
+def _scan(distance: _Distance) -> tuple[Array, Array]:
+    """Times, and the unit's row of P at each, until the distance is sure to stay at its limit.
+
+    Each row follows from the last by P(t + h) = P(t) P(h). The step h begins well below the
+    shortest τ and doubles now and then, so that every time scale is looked at.
+    """
+    step = min(distance.tau) / _STEPS_PER_TAU
+    P = propagator(None, distance.tau, torch.tensor([step], dtype=torch.float64))[0].numpy()
+    times, rows = [0.0], [np.eye(1, len(P))[0]]
+    # Beyond the sum of all τ every entry of P decays, and the bound with them.
+    while times[-1] < sum(distance.tau) or distance.bound(rows[-1][None]) > distance.limit:
+        for _ in range(_STEPS_PER_OCTAVE):
+            times.append(times[-1] + step)
+            rows.append(rows[-1] @ P)
+        P, step = P @ P, 2 * step
+    return np.array(times), np.array(rows)
