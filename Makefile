@@ -3,9 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Threads that soon stop spinning while they wait: on a busy machine, spinning costs minutes.
-export GOMP_SPINCOUNT ?= 10000
-
 .PHONY: setup convergence test lint types bench clean
 
 setup: .venv/ready
@@ -30,7 +27,7 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/relaxation.py
+	$(BIN)/python benchmarks/relaxation.py $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -112,7 +112,8 @@ def _blocks(model: nn.Module, graph: fx.Graph) -> Iterator[Block]:
         else:
             raise InputError(
                 f"ardyn cannot relax the operation {_describe(model, node)} of "
-                f"{type(model).__name__}; use nn.Linear and elementwise activations"
+                f"{type(model).__name__}; use an nn.Sequential of plain nn.Linear and elementwise "
+                f"activations"
             )
     yield from blocks.values()
 
@@ -136,8 +137,8 @@ def _linear(model: nn.Module, node: fx.Node) -> Linear | None:
     if node.op != "call_module":
         return None
     module = model.get_submodule(str(node.target))
-    if not isinstance(module, nn.Linear):
-        return None
+    if not isinstance(module, nn.Linear) or "weight" not in module._parameters:
+        return None  # a parametrised weight is computed, and would need its own gradient
     bias = None if module.bias is None else f"{node.target}.bias"
     return Linear(f"{node.target}.weight", bias)
 

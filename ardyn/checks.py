@@ -77,6 +77,12 @@ def checked_feedback(
     feedback: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """ψ of every block whose Rule asks for it and that has weights, checked against Wᵀ."""
+    unknown = set(feedback) - {block.name for block in network.blocks}
+    if unknown:
+        raise InputError(
+            f"feedback names {', '.join(map(repr, sorted(unknown)))}, which is no block; "
+            f"the blocks are {', '.join(network.units)}"
+        )
     psi = {}
     for block in network.blocks:
         weight = block.layer.weight
@@ -106,11 +112,9 @@ def check_stable(solver: Adaptive | Fixed | Sweep | ClosedForm, tau: Mapping[str
     scheme = solver.of if isinstance(solver, ClosedForm) else solver
     if scheme is None or isinstance(scheme, Adaptive):
         return
-    if isinstance(scheme, Fixed) and not scheme.is_one_step:
-        return
     unit, shortest = min(tau.items(), key=lambda item: item[1])
     ratio = scheme.step / shortest
-    if ratio > 1 and _growth(scheme, ratio) >= 1:
+    if _growth(scheme, ratio) >= 1:
         bound = _stability_bound(scheme, ratio)
         name = f"'{scheme.method}'" if isinstance(scheme, Fixed) else "the sweep"
         raise InputError(
@@ -126,7 +130,8 @@ def _growth(scheme: Fixed | Sweep, ratio: float) -> float:
 
 
 def _stability_bound(scheme: Fixed | Sweep, ratio: float) -> float:
-    """The smallest h/τ in [1, ratio] at which a step no longer shrinks an activity."""
-    scan = np.linspace(1, ratio, 200)
+    """The smallest h/τ up to ``ratio`` at which a step no longer shrinks an activity."""
+    scan = np.linspace(0, ratio, 50)[1:]
     first = next(i for i, z in enumerate(scan) if scheme.growth(float(z)) >= 1)
-    return float(brentq(lambda z: scheme.growth(z) - 1, scan[first - 1], scan[first]))
+    below = scan[first - 1] if first else 1e-3
+    return float(brentq(lambda z: scheme.growth(z) - 1, below, scan[first], xtol=1e-4))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ardyn.closed_form import check_linear, grow, stacked_sweep
 from ardyn.dynamics import Dynamics
+from ardyn.errors import check_positive
 from ardyn.propagator import propagator
 
 Array = NDArray[np.float64]
@@ -22,7 +23,8 @@ _STEPS_PER_OCTAVE = 64
 def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
     """First time after which ``error`` ≤ ``tolerance`` stays true, between recorded times.
 
-    Interpolates log error linearly; NaN where the last recorded error is still above.
+    Interpolates log error linearly; NaN where the last recorded error is still above. Where all are
+    below, it is the first recorded time, so record from t = 0 on.
 
     Args:
         times: [time].
@@ -65,6 +67,7 @@ def exact_convergence_time(
         InputError: there is no closed form.
     """
     check_linear(dynamics)
+    check_positive("tolerance", tolerance)
     tau = tuple(dynamics.tau.values())
     stacks = stacked_sweep(dynamics, lambda unit, stack, start: (grow(stack, start),) * 2)
     found = {}

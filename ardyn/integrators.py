@@ -1,6 +1,7 @@
 """torchdiffeq's integrators, each under its own name: adaptive steps, or one fixed step."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 import torchdiffeq
 from torch import Tensor
+from torchdiffeq._impl.fixed_adams import AdamsBashforth, AdamsBashforthMoulton
 from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdiffeq keeps
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
-from ardyn.errors import DivergenceError, InputError, check_choice, check_positive
+from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.solve import Solution, SteadyState, System, Watch, grid
 
 FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
@@ -86,7 +88,8 @@ class Fixed:
     """A torchdiffeq method of constant step h, on the grid 0, h, 2h, …
 
     The last step is shortened to end at the last recorded time; between grid points a recorded
-    state is interpolated linearly.
+    state is interpolated linearly. The Adams methods run at order 4 unless ``options`` sets
+    another ``max_order``: torchdiffeq's own default, 12, is unstable at any useful step.
 
     Args:
         method: one of ``FIXED_METHODS``; "euler" is Algorithm 1 of the paper.
@@ -115,8 +118,16 @@ class Fixed:
 
     def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
-        options = dict(self.options) | {"grid_constructor": self._grid}
+        options = self._own_options | {"grid_constructor": self._grid}
         return _integrate(system, times, stop, self.method, options)
+
+    @property
+    def _own_options(self) -> dict[str, Any]:
+        kind = SOLVERS[self.method]
+        if not issubclass(kind, AdamsBashforthMoulton):
+            return dict(self.options)
+        # torchdiffeq counts the corrector in max_order, which the explicit kind does not have.
+        return {"max_order": 5 if issubclass(kind, AdamsBashforth) else 4} | dict(self.options)
 
     def _grid(self, f: object, y0: object, t: Tensor) -> Tensor:
         return grid(float(t[-1]), self.step).to(t)
@@ -126,19 +137,23 @@ class Fixed:
 
         Taken from torchdiffeq itself, by one step from the identity matrix; M is [n, n].
         """
-        return _run_linear(self.method, self.options, rate, step, steps=1)
+        return _run_linear(self.method, self._own_options, rate, step, steps=1)
 
     @functools.cached_property
     def is_one_step(self) -> bool:
-        """Whether a step depends on the last state alone: two hands full of steps are R(h)¹²."""
+        """Whether a step depends on the last state alone: then 12 steps are R(hM)¹²."""
         rate, step, steps = -torch.ones(1, 1, dtype=torch.float64), 0.3, 12
-        at_once = _run_linear(self.method, self.options, rate, step, steps)
+        at_once = _run_linear(self.method, self._own_options, rate, step, steps)
         return bool(torch.isclose(at_once, self.step_matrix(rate, step) ** steps, rtol=1e-9))
 
     def growth(self, step_over_tau: float) -> float:
-        """|R(−h/τ)|: the factor by which one step multiplies a decaying activity."""
-        rate = -torch.ones(1, 1, dtype=torch.float64)
-        return float(self.step_matrix(rate, step_over_tau).abs())
+        """|R(−h/τ)|: the factor by which a step multiplies a decaying activity.
+
+        That of a multistep method is the mean one over many steps.
+        """
+        rate, steps = -torch.ones(1, 1, dtype=torch.float64), 1 if self.is_one_step else 100
+        decayed = _run_linear(self.method, self._own_options, rate, step_over_tau, steps)
+        return math.pow(float(decayed.abs().nan_to_num(math.inf)), 1 / steps)
 
 
 def _integrate(
@@ -164,14 +179,12 @@ def _integrate(
     try:
         solution = _odeint(watched, initial, from_zero, method, options, **tolerances)
     except AssertionError as error:
-        raise DivergenceError(
-            f"'{method}' could not go beyond t = {watch.last_time:.4g} ({error}): the tolerances "
-            f"are finer than {initial[0].dtype} resolves, or the solution blows up; use a larger "
-            f"rtol and atol, or float64"
-        ) from error
+        raise watch.stuck(method, str(error)) from error
     record = watch.names.with_tensors([x[-len(times) :] for x in solution])
     if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
         raise watch.divergence(record, f"after t = {watch.last_time:.4g}")
+    if _takes_callbacks(method):
+        watch.callback_step(times[-1], tuple(x[-1] for x in solution))
     return Solution(record, watch.evaluations, watch.steady_at)
 
 
@@ -204,7 +217,8 @@ def _check_options(method: str, options: Mapping[str, Any]) -> None:
     y, t = (torch.ones(1, dtype=torch.float64),), torch.tensor([0.0, 0.01], dtype=torch.float64)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", ".*Unexpected arguments")
             torchdiffeq.odeint(
                 lambda _, y: tuple(-x for x in y), y, t, method=method, options=dict(options)
             )

@@ -60,7 +60,9 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
     Raises:
         InputError: a pattern that matches no block, or rules that disagree on output or initial.
     """
-    patterns = {"*": rule} if isinstance(rule, Rule) else dict(rule)
+    patterns: Mapping[str, Rule] = {"*": rule} if isinstance(rule, Rule) else rule
+    if not isinstance(patterns, Mapping) or not all(isinstance(r, Rule) for r in patterns.values()):
+        raise InputError(f"rule must be a Rule or {{name pattern: Rule}}, got {rule!r}")
     for pattern in patterns:
         if not any(fnmatchcase(block, pattern) for block in blocks):
             raise InputError(

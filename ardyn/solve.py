@@ -85,7 +85,7 @@ class Watch:
         self.names = system.initial()
         self.evaluations = 0
         self.is_held = False
-        self.last_time = 0.0
+        self.last_time, self.last_state = 0.0, self.names
         x = self.names.tensors()[0]
         self.steady_at = None if stop is None else x.new_full((x.shape[0],), torch.nan)
 
@@ -101,7 +101,7 @@ class Watch:
         """Called at the start of each step; torchdiffeq knows it by this name."""
         if not math.isfinite(float(sum(x.sum() for x in tensors))):
             raise self.divergence(self.names.with_tensors(tensors), f"by t = {float(t):.4g}")
-        self.last_time = float(t)
+        self.last_time, self.last_state = float(t), self.names.with_tensors(tensors)
         if self.stop is None or self.steady_at is None or self.is_held:
             return
         state = self.names.with_tensors(tensors)
@@ -109,6 +109,20 @@ class Watch:
         self.steady_at[steady & self.steady_at.isnan()] = float(t)
         self.steady_at[~steady] = torch.nan
         self.is_held = bool(steady.all())
+
+    def stuck(self, method: str, reason: str) -> DivergenceError:
+        """The error for an adaptive method that gave up: when, and where it moves fastest."""
+        rate = self.system(self.last_time, self.last_state).activity
+        fastest = {unit: float(dx.abs().max().nan_to_num(math.inf)) for unit, dx in rate.items()}
+        unit = max(fastest, key=lambda each: fastest[each])
+        dtype = str(rate[unit].dtype).removeprefix("torch.")
+        limit = f"no step that {dtype} resolves keeps the tolerances"
+        if "max_num_steps" in reason:
+            limit = "it took max_num_steps between two recorded times"
+        return DivergenceError(
+            f"'{method}' cannot go beyond t = {self.last_time:.4g}, where unit '{unit}' changes at "
+            f"a rate of {fastest[unit]:.3g}: {limit}; use a larger rtol and atol, or float64"
+        )
 
     def divergence(self, state: State, when: str) -> DivergenceError:
         """The error that says when and where a solution was lost."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ardyn import compare
 from ardyn.convergence import crossing_time
-from ardyn.errors import InputError
+from ardyn.errors import InputError, check_positive
 
 
 class References(Protocol):
@@ -124,8 +124,7 @@ class Trajectory:
         Returns:
             {unit: time}, [] each, or [batch] if ``per_sample``.
         """
-        if not (0 < tolerance < np.inf):
-            raise InputError(f"tolerance must be positive, got {tolerance}; pass one such as 1e-3")
+        check_positive("tolerance", tolerance)
         if self.is_exact:
             return self.references.exact_convergence_time(tolerance, reference, per_sample)
         errors = self.relative_error(reference, per_sample)
@@ -148,7 +147,7 @@ class Trajectory:
             coords={"time": ("time", self.times.numpy(), _TIME_ATTRIBUTES)},
             attrs={
                 "title": "Activation relaxation: activities over time and their gradients",
-                "units": list(self.units),
+                "unit_names": list(self.units),
                 "solver": self.solver,
                 "evaluations": self.evaluations,
             },
@@ -162,12 +161,14 @@ class Trajectory:
     def from_dataset(dataset: xr.Dataset) -> "Trajectory":
         """A trajectory from what ``to_dataset`` returned; tensors on the CPU.
 
+        Its convergence times are interpolated, whatever solved it.
+
         Raises:
             InputError: a dataset that holds no trajectory.
         """
-        if "units" not in dataset.attrs or "time" not in dataset.coords:
+        if "unit_names" not in dataset.attrs or "time" not in dataset.coords:
             raise InputError("this dataset holds no trajectory; save one with Trajectory.save")
-        units = [str(unit) for unit in np.atleast_1d(dataset.attrs["units"])]
+        units = [str(unit) for unit in np.atleast_1d(dataset.attrs["unit_names"])]
 
         def read(kind: str) -> dict[str, Tensor]:
             names = [unit for unit in units if f"{kind}_{unit}" in dataset]

@@ -24,7 +24,7 @@ def draw(folder: Path) -> list[Path]:
     Raises:
         InputError: a folder that holds no finished run.
     """
-    results = finished.results(folder)
+    results = finished.results(folder, "convergence")
     paths = []
     for name, figure_of in FIGURES.items():
         figure = figure_of(results)

@@ -7,11 +7,11 @@ import xarray as xr
 from ardyn import InputError
 
 
-def results(folder: Path) -> xr.Dataset:
-    """What a run measured.
+def results(folder: Path, study: str) -> xr.Dataset:
+    """What a run of a study measured.
 
     Raises:
-        InputError: a folder without DONE or without whole results.
+        InputError: a folder without DONE or without whole results, or of another study.
     """
     for name in ("DONE", "results.nc"):
         if not (folder / name).is_file():
@@ -19,6 +19,9 @@ def results(folder: Path) -> xr.Dataset:
                 f"{folder} has no {name}, so it holds no finished run; run the study again"
             )
     try:
-        return xr.load_dataset(folder / "results.nc", engine="h5netcdf")
+        found = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {folder} ({error}); run the study again") from error
+    if found.attrs.get("study") != study:
+        raise InputError(f"{folder} holds no run of the {study} study; name one that does")
+    return found

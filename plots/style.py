@@ -8,6 +8,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ardyn import InputError
+
 mpl.use("Agg")
 mpl.rcParams.update(
     {
@@ -61,10 +63,17 @@ def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf; each beside, then renamed."""
+    """Write NAME.png and NAME.pdf; each beside, then renamed.
+
+    Raises:
+        InputError: a folder that cannot be written.
+    """
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
     for path in paths:
         part = path.with_name(f"{path.name}.part")
-        figure.savefig(part, format=path.suffix[1:])
-        part.replace(path)
+        try:
+            figure.savefig(part, format=path.suffix[1:])
+            part.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error}); copy the folder elsewhere") from error
     return paths

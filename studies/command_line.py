@@ -7,6 +7,7 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import tyro
 import xarray as xr
 
@@ -19,7 +20,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Options:
-    """Where a run reads and writes; none of it changes a number."""
+    """Where a run reads and writes, and how."""
 
     config: Path | None = None
     """Start from this config.json, which an earlier run wrote; other flags override it."""
@@ -29,6 +30,9 @@ class Options:
     """Compute again even if this very run is finished."""
     plot: bool = True
     """Draw the figures."""
+    threads: int = 1
+    """CPU threads. For networks of a few hundred neurons more hardly help, and on a machine with
+    other work they can slow a run down many times."""
     data_dir: Path | None = None
     """Folder that holds mnist/ or fashion-mnist/; else the variable ARDYN_DATA names it."""
 
@@ -48,11 +52,11 @@ def main(
         if folder.is_done and not options.overwrite:
             print(f"Already computed; --overwrite computes it again.\n{folder.path}")
         else:
-            folder.reopen()
+            torch.set_num_threads(options.threads)
             start = time.perf_counter()
             results = run(config, options.data_dir)
             folder.finish(results, manifest(config, results, time.perf_counter() - start))
-        print(summary(finished.results(folder.path)))
+        print(summary(finished.results(folder.path, study)))
         if options.plot:
             draw(folder.path)
         print(f"Results and figures: {folder.path}")

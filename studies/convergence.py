@@ -4,7 +4,8 @@ Relaxes one batch of real images with each solver and each time constant, and co
 activities over time with the BP gradients, and with the exact trajectory.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Never
 
@@ -222,6 +223,8 @@ _VARIABLES = {
     "tau_x": ("time constant of the activities", _TIME),
     "solver": ("solver; exact is the closed form of the ODE, sweep the authors' scheme", ""),
     "layer": ("unit, named after its module, hidden to output", ""),
+    "level": ("number of the step or tolerance, from coarse to fine", "1"),
+    "neuron": ("chosen neurons, numbered within the network by neuron_number", "1"),
     "depth": ("layers of the network", "1"),
     "activity": ("activity x of the chosen neurons, first sample", "1"),
     "gradient": ("backprop gradient g of the chosen neurons, first sample", "1"),
@@ -249,9 +252,10 @@ def _described(results: xr.Dataset, config: Config, images: data.Data) -> xr.Dat
         if name in results.variables:
             results[name].attrs = {"long_name": long_name} | ({"units": units} if units else {})
     results.attrs = {
+        "study": "convergence",
         "title": "Relaxation of activities onto the backprop gradient",
         "tolerance": config.tolerance,
-        "dataset": config.dataset,
+        "config": json.dumps(asdict(config)),
         "data_checksum": images.checksum,
     }
     return results
@@ -271,7 +275,8 @@ def summary(results: xr.Dataset) -> str:
     table = table[[name for name in columns if name in table]].drop_vars("layer").rename(columns)
     heading = (
         f"Lowest layer ({lowest.layer.item()}), relative error to the backprop gradient, tolerance "
-        f"{results.attrs['tolerance']:g}; NaN: not within the duration"
+        f"{results.attrs['tolerance']:g}\n(NaN: not within the duration; exact and predicted are "
+        f"roots of the closed form, which may lie beyond it)"
     )
     frame = table.to_dataframe(dim_order=["tau_x", "solver"])
     return f"{heading}\n{frame.to_string(float_format='{:.4g}'.format)}"

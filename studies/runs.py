@@ -31,7 +31,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """
     try:
         return _CONVERTER.structure(json.loads(path.read_text()), kind)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"cannot read {path} ({error}); pass the config.json of a run") from error
     except cattrs.errors.ClassValidationError as error:
         problems = "; ".join(cattrs.transform_error(error))
@@ -55,7 +55,8 @@ class RunFolder:
         folder = RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            folder._write("config.json", _json(_CONVERTER.unstructure(config)))
+            if not folder.is_done:
+                folder._write("config.json", _json(_CONVERTER.unstructure(config)))
         except OSError as error:
             raise InputError(f"cannot write to {out} ({error}); choose another --out") from error
         return folder
@@ -65,17 +66,24 @@ class RunFolder:
         """Whether the run finished."""
         return (self.path / "DONE").exists()
 
-    def reopen(self) -> None:
-        """Withdraw DONE, to compute again."""
-        (self.path / "DONE").unlink(missing_ok=True)
-
     def finish(self, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
-        """Write the results and the manifest; each beside, then renamed."""
+        """Write the results and the manifest; each beside, then renamed, DONE last.
+
+        Raises:
+            InputError: a full disk, or a folder that can no longer be written.
+        """
         part = self.path / "results.nc.part"
-        results.to_netcdf(part, engine="h5netcdf")
-        part.replace(self.path / "results.nc")
-        self._write("manifest.json", _json(manifest))
-        self._write("DONE", "")
+        try:
+            results.to_netcdf(part, engine="h5netcdf")
+            (self.path / "DONE").unlink(missing_ok=True)
+            part.replace(self.path / "results.nc")
+            self._write("manifest.json", _json(manifest))
+            self._write("DONE", "")
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot write results to {self.path} ({error}); make room, or use another --out"
+            ) from error
 
     def _write(self, name: str, text: str) -> None:
         part = self.path / f"{name}.part"

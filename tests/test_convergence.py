@@ -241,7 +241,7 @@ def test_an_unknown_reference_is_refused(solver):
 @pytest.mark.parametrize("solver", [ardyn.ClosedForm(), ardyn.Fixed("rk4", 0.1)])
 def test_a_tolerance_that_is_not_positive_is_refused(solver, tolerance):
     found = problem().relaxation().solve([1.0], solver)
-    with pytest.raises(InputError, match="tolerance must be positive, got"):
+    with pytest.raises(InputError, match="tolerance must be positive and finite, got"):
         found.convergence_time(tolerance)
 
 

@@ -15,6 +15,7 @@ from ardyn import (
     InputError,
     Rule,
     Trajectory,
+    random_feedback,
 )
 from tests.brute_force import Chain
 from tests.problems import (
@@ -248,10 +249,21 @@ def test_the_grid_and_its_interpolation_are_not_options(options):
         Fixed("rk4", 0.1, options=options)
 
 
-@pytest.mark.parametrize("step", [0.5, 2.0])
-def test_a_solution_that_blows_up_says_when_and_where(step):
-    with pytest.raises(DivergenceError, match=r"t = [\d.e+]+.*unit 'fc\d'.*shorter step"):
-        problem().relaxation().solve([3000.0], Fixed("explicit_adams", step))
+@pytest.mark.parametrize("solver", [Fixed("euler", 0.1), Fixed("rk4", 0.1)])
+def test_a_solution_that_blows_up_says_when_and_where(solver):
+    case = problem(dtype=torch.float32)
+    psi = random_feedback(case.model, std=1e30, generator=torch.Generator().manual_seed(1))
+    sim = case.relaxation(rule=Rule(feedback="fixed"), feedback=psi)
+    with pytest.raises(DivergenceError, match=r"t = [\d.e+]+.*unit 'fc1'.*shorter step"):
+        sim.solve([30.0], solver)
+
+
+@pytest.mark.parametrize("method", ["explicit_adams", "implicit_adams"])
+def test_a_multistep_method_is_refused_where_it_is_unstable(method):
+    with pytest.raises(InputError, match=f"'{method}' is unstable from h/τ ≥"):
+        problem().relaxation().solve([30.0], Fixed(method, 6.0))
+    settled = problem().relaxation().solve([60.0], Fixed(method, 0.1))
+    assert float(settled.relative_error()["fc1"][-1]) < 1e-8
 
 
 def test_tolerances_finer_than_float32_are_told():

@@ -177,7 +177,7 @@ def test_every_variable_says_what_it_is():
     }
     assert dataset["activity_fc2"].dims[:2] == ("time", "sample")
     assert dataset["gradient_fc2"].dims[:1] == ("sample",)
-    assert list(dataset.attrs["units"]) == ["fc1", "fc2", "fc3"]
+    assert list(dataset.attrs["unit_names"]) == ["fc1", "fc2", "fc3"]
     assert dataset.attrs["solver"] == repr(Fixed("rk4", 0.1))
     assert dataset.attrs["title"]
 
