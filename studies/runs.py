@@ -99,7 +99,7 @@ def manifest(config: Any, results: xr.Dataset, seconds: float) -> dict[str, Any]
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "git": _git(),
         "device": torch.cuda.get_device_name(device) if is_cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
