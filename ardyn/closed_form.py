@@ -90,7 +90,7 @@ def stacked_sweep(
     Returns:
         {relaxing unit: what was kept}, from the top.
     """
-    start = {} if dynamics.starts_at_zero else dynamics.initial().activity
+    start = {} if dynamics.starts_at_zero else dynamics.trace.activity
     kept: dict[str, Kept] = {}
 
     def send(unit: str, v: Tensor) -> Tensor:
@@ -149,13 +149,9 @@ class StackedActivities(Mapping[str, Tensor]):
 
 def _combine(weights: Tensor, stack: Tensor) -> Tensor:
     """weights @ stack, over the stack's first axis."""
+    if stack.shape[0] == 1:
+        return weights[..., None] * stack
     return torch.mm(weights, stack.flatten(1)).view(-1, *stack.shape[1:])
-
-
-def _leave(states: Tensor, times: int) -> tuple[_Mixture, Tensor]:
-    """A unit's own states, and the others; copied where they would keep many others alive."""
-    own, carried = states.tensor_split((times,))
-    return _Mixture(own.clone() if carried.shape[0] > times else own, None), carried
 
 
 @dataclass(frozen=True)
@@ -163,39 +159,34 @@ class _StackLevel:
     """A unit at which the sweep carries the stack."""
 
     weights: Tensor
-    """[time, stack]: the unit's states in terms of the stack; then, if the sweep is to carry
-    states from here on, a row each for them."""
-    times: int
+    """[time, stack]: the unit's states in terms of the stack."""
 
     def visit(self, stack: Tensor, start: Tensor | None) -> tuple[_Mixture, Tensor]:
-        """Keep the stack and its mix into states; or mix at once, together with what to carry."""
+        """Keep the unit's states, or the stack with the weights where that takes less memory."""
         stack = grow(stack, start)
-        if not self.carries_states:
-            if self.times < stack.shape[0]:
-                return _Mixture(_combine(self.weights, stack), None), stack
-            return _Mixture(stack, self.weights), stack
-        return _leave(_combine(self.weights, stack), self.times)
-
-    @property
-    def carries_states(self) -> bool:
-        """Whether states go on from here, rather than the stack."""
-        return self.weights.shape[0] > self.times
+        if self.weights.shape[0] < stack.shape[0]:
+            return _Mixture(_combine(self.weights, stack), None), stack
+        return _Mixture(stack, self.weights), stack
 
 
 @dataclass(frozen=True)
 class _StateLevel:
     """A unit at which the sweep carries states: its own at each time, then those below."""
 
+    enter: Tensor | None
+    """[state, stack]: what makes states of the stack that arrives; None if they arrive already."""
     share: Tensor
     """[state, 1, 1]: the part that x^l(0) has in each."""
     times: int
-    carries_states = True
 
     def visit(self, states: Tensor, start: Tensor | None) -> tuple[_Mixture, Tensor]:
         """Add the part of x^l(0), and leave this unit's states behind."""
+        if self.enter is not None:
+            states = _combine(self.enter, states)
         if start is not None:
             states = torch.addcmul(states, self.share, start)
-        return _leave(states, self.times)
+        own, below = states.tensor_split((self.times,))
+        return _Mixture(own.clone() if len(below) else own, None), below
 
 
 @lru_cache(maxsize=64)
@@ -213,20 +204,22 @@ def _plan(
     """
     P = propagator(scheme, tau, torch.tensor(times, dtype=torch.float64))
     P = P.flip(-1, -2).transpose(0, 1)  # [unit, time, unit], units from the top
+    like = torch.empty(0, dtype=dtype, device=device)
     weights = 1 - P.sum(-1, keepdim=True)
     levels: list[_StackLevel | _StateLevel] = []
+    carries_states = False
     for i in range(len(tau)):
-        if levels and levels[-1].carries_states:
-            levels.append(
-                _StateLevel(
-                    P[i:, :, i].flatten().clone()[:, None, None].to(device, dtype), len(times)
-                )
-            )
+        share = P[i:, :, i].flatten().clone()
+        stack = weights.shape[-1]
+        states = len(share) - len(times)
+        # An entry or two more are less work than to mix further down.
+        enters = not carries_states and 0 < states <= stack + 2
+        carries_states = carries_states or enters
+        if carries_states:
+            enter = weights[i:].flatten(0, 1).to(like) if enters else None
+            levels.append(_StateLevel(enter, share[:, None, None].to(like), len(times)))
             continue
         if not starts_at_zero:
             weights = torch.cat([weights, P[..., i : i + 1]], dim=-1)
-        below = weights[i + 1 :].flatten(0, 1)
-        carries = 0 < len(below) < weights.shape[-1]
-        rows = torch.cat([weights[i], below]) if carries else weights[i].clone()
-        levels.append(_StackLevel(rows.to(device, dtype), len(times)))
+        levels.append(_StackLevel(weights[i].clone().to(like)))
     return tuple(levels)

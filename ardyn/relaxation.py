@@ -191,5 +191,5 @@ class Relaxation:
         if output not in activities:
             clamped = self.dynamics.drive.expand(len(t), *self.dynamics.drive.shape)
             activities = ChainMap({output: clamped}, activities)  # type: ignore[arg-type]
-        is_exact = solver == ClosedForm()
-        return Trajectory(t, activities, self, repr(solver), is_exact, **more)  # type: ignore[arg-type]
+        is_exact = isinstance(solver, ClosedForm) and solver.of is None
+        return Trajectory(t, activities, self, solver, is_exact, **more)  # type: ignore[arg-type]

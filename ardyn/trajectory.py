@@ -57,8 +57,8 @@ class Trajectory:
     """[time], float64, in the unit of the time constants."""
     activities: Mapping[str, Tensor]
     references: References
-    solver: str
-    """The solver, as one would write it in Python."""
+    solved_by: object
+    """The solver itself; its text, in a trajectory read back."""
     is_exact: bool = False
     """Whether this is the closed form of the ODE, for which convergence times are roots."""
     traces: Mapping[str, Tensor] = field(default_factory=dict)
@@ -73,6 +73,11 @@ class Trajectory:
             return self.activities[unit]
         except KeyError:
             raise KeyError(f"no unit {unit!r}; the units are {', '.join(self.units)}") from None
+
+    @property
+    def solver(self) -> str:
+        """The solver, as one would write it in Python."""
+        return str(self.solved_by)
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -179,7 +184,7 @@ class Trajectory:
             _tensor(dataset["time"]),
             read("activity"),
             _Stored(read("gradient"), read("equilibrium") or None),
-            solver=dataset.attrs["solver"],
+            dataset.attrs["solver"],
             traces=read("trace"),
             evaluations=int(dataset.attrs["evaluations"]),
             steady_at=None if steady_at is None else _tensor(steady_at),
