@@ -26,6 +26,21 @@ def check_tensors(**values: object) -> None:
             )
 
 
+def check_differentiable(tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError for tensors or a mode that autograd cannot follow."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "torch.inference_mode() is on, under which there are no gradients to compare with; "
+            "use torch.no_grad()"
+        )
+    for name, x in tensors.items():
+        if x.is_inference():
+            raise InputError(
+                f"'{name}' was made under torch.inference_mode(), so that autograd cannot follow "
+                f"it; make it outside, or clone it there"
+            )
+
+
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
     sums = [x.sum() for x in tensors.values()]
@@ -77,6 +92,11 @@ def checked_feedback(
     feedback: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """ψ of every block whose Rule asks for it and that has weights, checked against Wᵀ."""
+    if feedback and all(rule.feedback == "transpose" for rule in rules.values()):
+        raise InputError(
+            "feedback weights were passed, but every Rule sends back through Wᵀ; pass none, or use "
+            "Rule(feedback='fixed')"
+        )
     unknown = set(feedback) - {block.name for block in network.blocks}
     if unknown:
         raise InputError(
@@ -121,6 +141,16 @@ def check_stable(solver: Adaptive | Fixed | Sweep | ClosedForm, tau: Mapping[str
             f"a step of {scheme.step:g} is {ratio:.3g} times τ = {shortest:g} of unit '{unit}', "
             f"and {name} is unstable from h/τ ≥ {bound:.4g}; "
             f"use a step below {bound * shortest:.4g}"
+        )
+
+
+def check_tolerance(solver: object, dtype: torch.dtype) -> None:
+    """Raise InputError for a tolerance that only endless steps would reach in this type."""
+    finest = torch.finfo(dtype).eps
+    if isinstance(solver, Adaptive) and solver.rtol < finest:
+        raise InputError(
+            f"rtol = {solver.rtol:g} is finer than {str(dtype).removeprefix('torch.')} resolves; "
+            f"use rtol ≥ {finest:.2g}, or a wider type"
         )
 
 

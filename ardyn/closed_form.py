@@ -189,7 +189,7 @@ class _StateLevel:
         return _Mixture(own.clone() if len(below) else own, None), below
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _plan(
     scheme: Scheme,
     tau: tuple[float, ...],

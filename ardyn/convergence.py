@@ -1,6 +1,6 @@
 """Convergence time: when an activity has come within a tolerance of a gradient, and stays there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from ardyn.errors import check_positive
 from ardyn.propagator import propagator
 
 Array = NDArray[np.float64]
+_Grams = list[tuple[Array, np.float64]]
 
 _STEPS_PER_TAU = 16
 _STEPS_PER_OCTAVE = 64
@@ -69,28 +70,31 @@ def exact_convergence_time(
     check_linear(dynamics)
     check_positive("tolerance", tolerance)
     tau = tuple(dynamics.tau.values())
-    stacks = stacked_sweep(dynamics, lambda unit, stack, start: (grow(stack, start),) * 2)
+
+    def visit(unit: str, stack: Tensor, start: Tensor | None) -> tuple[_Grams, Tensor]:
+        stack = grow(stack, start)
+        return _grams(stack, reference[unit], per_sample), stack
+
+    grams = stacked_sweep(dynamics, visit)
     found = {}
     for row, unit in enumerate(dynamics.tau):
         # Nothing below a unit reaches it, so that its own τ and those above are all it takes.
         times = [
             _last_crossing(_Distance(tau[row:], gram, tolerance * float(norm)))
-            for gram, norm in _grams(stacks[unit], reference[unit], per_sample)
+            for gram, norm in grams[unit]
         ]
         found[unit] = torch.tensor(times if per_sample else times[0], dtype=torch.float64)
     return found
 
 
-def _grams(
-    stack: Tensor, reference: Tensor, per_sample: bool
-) -> Iterator[tuple[Array, np.float64]]:
+def _grams(stack: Tensor, reference: Tensor, per_sample: bool) -> _Grams:
     """Gram matrix of [g − reference, g, J x^L(0), …, x^l(0)], and ‖reference‖."""
     entries = torch.cat([stack[:1] - reference, stack]).double().flatten(2)
     gram = torch.einsum("ibn,jbn->bij", entries, entries).cpu().numpy()
     squared = reference.double().flatten(1).square().sum(1).cpu().numpy()
     if not per_sample:
         gram, squared = gram.sum(0, keepdims=True), squared.sum(keepdims=True)
-    yield from zip(gram, np.sqrt(squared), strict=True)
+    return list(zip(gram, np.sqrt(squared), strict=True))
 
 
 @dataclass(frozen=True)

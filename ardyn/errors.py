@@ -30,6 +30,6 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
 def check_positive(what: str, value: float) -> None:
     """Raise InputError unless ``value`` is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{what} must be a number, got {value!r}; pass one such as 1.0")
+        raise InputError(f"{what} must be a number, got {value!r}; pass one such as 1")
     if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{what} must be positive and finite, got {value}; pass one such as 1.0")
+        raise InputError(f"{what} must be positive and finite, got {value}; pass one such as 1")

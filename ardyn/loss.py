@@ -54,6 +54,8 @@ def loss_gradient(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, T
             f"targets of shape {list(target.shape)} don't fit an output of shape "
             f"{list(output.shape)} under the loss {loss!r}; {cure}"
         )
+    if loss == "cross_entropy" and not target.is_floating_point():
+        _check_classes(target, output.shape[1])
     with torch.enable_grad():
         x = output.detach().requires_grad_()
         try:
@@ -61,22 +63,33 @@ def loss_gradient(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, T
         except (RuntimeError, IndexError, ValueError) as error:
             raise InputError(
                 f"targets of shape {list(target.shape)} and type {target.dtype} don't fit an "
-                f"output of shape {list(output.shape)} under the loss {_name(loss)!r} ({error})"
+                f"output of shape {list(output.shape)} under the loss {loss_name(loss)!r} ({error})"
             ) from error
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
             got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise InputError(
-                f"the loss {_name(loss)!r} must return one number that depends on the output, got "
-                f"{got}; sum over the samples"
+                f"the loss {loss_name(loss)!r} must return one number that depends on the "
+                f"output, got {got}; sum over the samples"
             )
         (drive,) = torch.autograd.grad(value, x)
     if not drive.isfinite().all():
         raise InputError(
-            f"the gradient of the loss {_name(loss)!r} is not finite; look for NaN or infinity in "
-            f"the targets"
+            f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
+            f"infinity in the targets"
         )
     return value.detach(), drive
 
 
-def _name(loss: Loss) -> str:
+def _check_classes(target: Tensor, classes: int) -> None:
+    """Raise InputError for a class out of range; on a GPU torch itself would not survive it."""
+    outside = target[(target < 0) | (target >= classes)]
+    if len(outside):
+        raise InputError(
+            f"targets hold the class {outside[0].item()}, which is out of bounds for an output of "
+            f"{classes} classes; use 0 … {classes - 1}"
+        )
+
+
+def loss_name(loss: Loss) -> str:
+    """The loss's name, for a callable its own."""
     return loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))

@@ -39,7 +39,9 @@ def propagator(scheme: Scheme, tau: tuple[float, ...], times: Tensor) -> Tensor:
         times: increasing, from 0 on.
     """
     if scheme is None:
-        return torch.matrix_exp(times[:, None, None] * coupling(tau))
+        M = coupling(tau)
+        # In pieces: matrix_exp takes many times the memory of what it returns.
+        return torch.cat([torch.matrix_exp(t[:, None, None] * M) for t in torch.split(times, 128)])
     nodes = grid(float(times[-1]), scheme.step)
     after = torch.searchsorted(nodes, times).clamp(max=len(nodes) - 1)
     before = (after - 1).clamp(min=0)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from ardyn.blocks import parameters_of, trace_network
 from ardyn.checks import (
+    check_differentiable,
     check_finite,
     check_matching,
     check_stable,
     check_tensors,
+    check_tolerance,
     checked_feedback,
     tau_of_each,
 )
@@ -22,7 +24,7 @@ from ardyn.convergence import exact_convergence_time
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError, check_positive
 from ardyn.integrators import Adaptive, Fixed
-from ardyn.loss import Loss, loss_function, loss_gradient
+from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.sweep import Sweep
@@ -66,7 +68,9 @@ class Relaxation:
         self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
         check_tensors(inputs=inputs, targets=targets)
         self.network = trace_network(model)
-        self._watched = (*model.parameters(), inputs, targets)
+        watched = {**dict(model.named_parameters()), "inputs": inputs, "targets": targets}
+        check_differentiable(watched)
+        self._watched = tuple(watched.values())
         self._versions = [tensor._version for tensor in self._watched]
         rules = rule_of_each_block(rule, self.network.units)
         parameters = parameters_of(model)
@@ -113,6 +117,18 @@ class Relaxation:
         with torch.no_grad():
             return self.dynamics.equilibrium()
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Rule and time constants of each unit, and the loss, as a stored trajectory keeps them."""
+        rules = self.dynamics.rules
+        alike = len(set(rules.values())) == 1
+        return {
+            "rule": str(rules[self.network.output] if alike else rules),
+            "tau": str(self.dynamics.tau),
+            "tau_trace": str(self.dynamics.tau_trace),
+            "loss": loss_name(self.loss),
+        }
+
     def solve(
         self,
         times: Sequence[float] | Tensor,
@@ -150,6 +166,7 @@ class Relaxation:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
         check_stable(solver, self.dynamics.time_constants)
+        check_tolerance(solver, self.dynamics.drive.dtype)
         if isinstance(solver, ClosedForm):
             check_linear(self.dynamics)
             if stop is not None:

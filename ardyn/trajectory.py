@@ -26,6 +26,10 @@ class References(Protocol):
     def equilibrium(self) -> Mapping[str, Tensor] | None:
         """Where the rule's own dynamics settle, [batch, unit]; None if not known in closed form."""
 
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What was relaxed, and how: rule, time constants and loss, as one would write them."""
+
     def exact_convergence_time(
         self, tolerance: float, reference: str, per_sample: bool
     ) -> dict[str, Tensor]:
@@ -155,7 +159,8 @@ class Trajectory:
                 "unit_names": list(self.units),
                 "solver": self.solver,
                 "evaluations": self.evaluations,
-            },
+            }
+            | {name: self.references.settings[name] for name in _SETTINGS},
         )
         if self.steady_at is not None:
             steady = self.steady_at.double().cpu().numpy()
@@ -183,7 +188,11 @@ class Trajectory:
         return Trajectory(
             _tensor(dataset["time"]),
             read("activity"),
-            _Stored(read("gradient"), read("equilibrium") or None),
+            _Stored(
+                read("gradient"),
+                read("equilibrium") or None,
+                {name: dataset.attrs[name] for name in _SETTINGS},
+            ),
             dataset.attrs["solver"],
             traces=read("trace"),
             evaluations=int(dataset.attrs["evaluations"]),
@@ -218,6 +227,7 @@ class Trajectory:
             raise InputError(f"cannot read {path} ({error}); pass a file from save()") from error
 
 
+_SETTINGS = ("rule", "tau", "tau_trace", "loss")
 _TIME_ATTRIBUTES = {"long_name": "time since the feed-forward pass", "units": "unit of tau"}
 
 
@@ -227,6 +237,7 @@ class _Stored:
 
     gradients: Mapping[str, Tensor]
     equilibrium: Mapping[str, Tensor] | None
+    settings: Mapping[str, str]
 
     def exact_convergence_time(
         self, tolerance: float, reference: str, per_sample: bool

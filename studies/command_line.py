@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import tyro
@@ -13,9 +13,20 @@ import xarray as xr
 
 from plots import finished
 from plots.command_line import refusing
+from studies import data
+from studies.data import Data
 from studies.runs import RunFolder, manifest, read_config
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="Settings")
+
+
+class Settings(Protocol):
+    """What the configuration of every study has."""
+
+    @property
+    def dataset(self) -> data.DatasetName: ...
+    @property
+    def dtype(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Options:
 def main(
     study: str,
     kind: type[Config],
-    run: Callable[[Config, Path | None], xr.Dataset],
+    run: Callable[[Config, Data], xr.Dataset],
     summary: Callable[[xr.Dataset], str],
     draw: Callable[[Path], list[Path]],
     description: str,
@@ -48,14 +59,17 @@ def main(
     """Parse, run unless it is done, draw, and tell; exit status 2 with one sentence if refused."""
     with refusing():
         config, options = _parse(kind, description)
+        images = data.load(config.dataset, getattr(torch, config.dtype), options.data_dir)
         folder = RunFolder.of(options.out, study, config)
         if folder.is_done and not options.overwrite:
+            folder.check_data(images.checksum)
             print(f"Already computed; --overwrite computes it again.\n{folder.path}")
         else:
+            folder.check_writable()
             torch.set_num_threads(options.threads)
             start = time.perf_counter()
-            results = run(config, options.data_dir)
-            folder.finish(results, manifest(config, results, time.perf_counter() - start))
+            results = run(config, images)
+            folder.finish(config, results, manifest(config, results, time.perf_counter() - start))
         print(summary(finished.results(folder.path, study)))
         if options.plot:
             draw(folder.path)

@@ -5,8 +5,8 @@ activities over time with the BP gradients, and with the exact trajectory.
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal, Never
 
 import pandas as pd
@@ -15,7 +15,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import ardyn
-from ardyn.errors import InputError, check_choice, check_positive
+from ardyn.errors import ArdynError, DivergenceError, InputError, check_choice, check_positive
 from ardyn.relaxation import Solver
 from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from plots.convergence import draw
@@ -92,11 +92,15 @@ class Config:
             )
         if min(self.depths) < 2:
             raise InputError(f"depths must be at least 2, got {min(self.depths)}; drop it")
-        if self.duration / self.step > 1e6:
+        if self._takes_steps and self.duration / self.step > 1e6:
             raise InputError(
                 f"a duration of {self.duration:g} takes {self.duration / self.step:.2g} steps of "
                 f"{self.step:g}; use at most a million"
             )
+
+    @property
+    def _takes_steps(self) -> bool:
+        return bool({"sweep", *ardyn.FIXED_METHODS} & set(self.solver))
 
     @property
     def rule(self) -> Rule:
@@ -109,21 +113,22 @@ class Config:
         )
 
 
-def run(config: Config, data_dir: Path | None = None) -> xr.Dataset:
+def run(config: Config, images: data.Data) -> xr.Dataset:
     """Relax with every solver and time constant, compare, time, and vary the depth.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
-        DivergenceError: a solution that left the finite numbers.
+        DivergenceError: no solver kept to the finite numbers.
     """
     device = check_device(config.device)
-    images = data.load(config.dataset, getattr(torch, config.dtype), data_dir)
     _check_sizes(config, images)
     generator = torch.Generator().manual_seed(config.seed)
     inputs, targets = (x.to(device) for x in images.batch(config.batch_size, generator))
     model = ardyn.mlp(config.sizes, config.activation, generator=generator, dtype=inputs.dtype)
-    feedback = ardyn.random_feedback(model, generator=generator)
     model.to(device)
+    feedback = None
+    if config.feedback != "transpose":
+        feedback = ardyn.random_feedback(model, generator=generator)
     sims = {
         tau: ardyn.Relaxation(model, inputs, targets, config.loss, config.rule, tau, feedback)
         for tau in config.tau_x
@@ -172,18 +177,27 @@ def _relaxations(
     solvers: dict[str, Solver],
     progress: "tqdm[Never]",
 ) -> xr.Dataset:
-    times, per_tau = _times(config), []
+    times, per_tau, lost = _times(config), [], list[str]()
     for tau, sim in sims.items():
         exact, _ = measures.relax(sim, times, _reference(config, sim))
         neurons = measures.strongest_neurons(sim.gradients, config.neurons)
-        per_solver = []
+        per_solver: dict[str, xr.Dataset] = {}
         for name, solver in solvers.items():
             progress.set_postfix_str(f"{name}, tau {tau:g}")
-            relaxed, seconds = measures.relax(sim, times, solver)
-            compared = measures.compare_to_gradients(relaxed, exact, neurons, config.tolerance)
-            per_solver.append(compared.assign(wall_time=seconds))
+            try:
+                relaxed, seconds = measures.relax(sim, times, solver)
+            except ArdynError as error:
+                lost.append(f"{name} at tau-x {tau:g}: {error}")
+                progress.write(f"warning: {lost[-1]}", file=sys.stderr)
+            else:
+                compared = measures.compare_to_gradients(relaxed, exact, neurons, config.tolerance)
+                per_solver[name] = compared.assign(wall_time=seconds)
             progress.update()
-        together = xr.concat(per_solver, pd.Index(solvers, name="solver"))
+        if not per_solver:
+            raise DivergenceError(f"no solver got through; {lost[-1]}")
+        together = xr.concat(per_solver.values(), pd.Index(per_solver, name="solver"))
+        # A solver that failed keeps its place, with NaN.
+        together = together.reindex(solver=list(solvers))
         if config.rule.is_linear:
             predicted = sim.exact_convergence_time(config.tolerance)
             together["predicted_time"] = measures.by_layer(predicted)
@@ -192,6 +206,7 @@ def _relaxations(
     return xr.concat(per_tau, pd.Index(sims, name="tau_x")).assign(
         gradient=measures.by_layer(gradients, "neuron"),
         neuron_number=measures.by_layer(neurons, "neuron"),
+        lost=xr.DataArray("; ".join(lost)),
     )
 
 
@@ -236,6 +251,7 @@ _VARIABLES = {
     "convergence_time": ("time after which the relative error stays within tolerance", _TIME),
     "predicted_time": ("the same, as a root of the closed form of the ODE", _TIME),
     "evaluations": ("evaluations of the right-hand side (sweeps; 0: closed form)", "1"),
+    "lost": ("solvers that left the finite numbers, when and where; NaN stands for them", ""),
     "wall_time": ("wall time of the relaxation, all recorded times included", "s"),
     "work_setting": ("step over tau_x (fixed-step solvers) or rtol (adaptive solvers)", "1"),
     "work_error": ("relative error at t = 5 tau_x to the exact state, worst layer", "1"),
@@ -275,8 +291,8 @@ def summary(results: xr.Dataset) -> str:
     table = table[[name for name in columns if name in table]].drop_vars("layer").rename(columns)
     heading = (
         f"Lowest layer ({lowest.layer.item()}), relative error to the backprop gradient, tolerance "
-        f"{results.attrs['tolerance']:g}\n(NaN: not within the duration; exact and predicted are "
-        f"roots of the closed form, which may lie beyond it)"
+        f"{results.attrs['tolerance']:g}\n(NaN: not within the duration; predicted: root of the "
+        f"closed form, which may lie beyond it)"
     )
     frame = table.to_dataframe(dim_order=["tau_x", "solver"])
     return f"{heading}\n{frame.to_string(float_format='{:.4g}'.format)}"

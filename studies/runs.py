@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -46,27 +47,34 @@ class RunFolder:
 
     @staticmethod
     def of(out: Path, study: str, config: Any) -> "RunFolder":
-        """The folder that belongs to a configuration, made if need be.
-
-        Raises:
-            InputError: a place that cannot be written.
-        """
+        """The folder that belongs to a configuration; ``finish`` makes it."""
         text = json.dumps(_CONVERTER.unstructure(config), sort_keys=True)
-        folder = RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            if not folder.is_done:
-                folder._write("config.json", _json(_CONVERTER.unstructure(config)))
-        except OSError as error:
-            raise InputError(f"cannot write to {out} ({error}); choose another --out") from error
-        return folder
+        return RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])
 
     @property
     def is_done(self) -> bool:
         """Whether the run finished."""
         return (self.path / "DONE").exists()
 
-    def finish(self, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
+    def check_data(self, checksum: str) -> None:
+        """Raise InputError if the finished run read other data than these."""
+        manifest = json.loads((self.path / "manifest.json").read_text())
+        if manifest["data_checksum"] != checksum:
+            raise InputError(
+                f"{self.path} holds this run with other data (SHA-256 "
+                f"{manifest['data_checksum'][:12]}, not {checksum[:12]}); use --overwrite, or "
+                f"another --out"
+            )
+
+    def check_writable(self) -> None:
+        """Raise InputError if the folder cannot be made or written; leaves nothing behind."""
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            raise InputError(f"cannot write to {there} ({error}); choose another --out") from error
+
+    def finish(self, config: Any, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
         """Write the results and the manifest; each beside, then renamed, DONE last.
 
         Raises:
@@ -74,9 +82,11 @@ class RunFolder:
         """
         part = self.path / "results.nc.part"
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             results.to_netcdf(part, engine="h5netcdf")
             (self.path / "DONE").unlink(missing_ok=True)
             part.replace(self.path / "results.nc")
+            self._write("config.json", _json(_CONVERTER.unstructure(config)))
             self._write("manifest.json", _json(manifest))
             self._write("DONE", "")
         except OSError as error:

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 from ardyn import Rule
-from tests.problems import Problem
+from tests.problems import Problem, array
 
 Array = NDArray[np.float64]
 Layers = dict[int, Array]
@@ -52,20 +52,20 @@ class Chain:
     ) -> None:
         self.rule, self.tau_trace = rule or Rule(), tau_trace
         self.names = ["input", *problem.units]
-        self.W = [layer.weight.detach().numpy() for layer in problem.layers]
-        self.b = [layer.bias.detach().numpy() for layer in problem.layers]
+        self.W = [layer.weight.detach().cpu().numpy() for layer in problem.layers]
+        self.b = [layer.bias.detach().cpu().numpy() for layer in problem.layers]
         self.L = len(self.W)
         self.f = [problem.activation] * (self.L - 1) + ["identity"]
         self.back = [
-            W if self.rule.feedback == "transpose" else np.asarray((feedback or {})[name]).T
+            W if self.rule.feedback == "transpose" else array((feedback or {})[name]).T
             for W, name in zip(self.W, problem.units, strict=True)
         ]
-        self.forward = [problem.inputs.numpy()]
+        self.forward = [problem.inputs.cpu().numpy()]
         self.a = []
         for W, b, f in zip(self.W, self.b, self.f, strict=True):
             self.a.append(self.forward[-1] @ W.T + b)
             self.forward.append(FUNCTIONS[f](self.a[-1]))
-        self.drive = DRIVES[problem.loss](self.forward[-1], problem.targets.numpy())
+        self.drive = DRIVES[problem.loss](self.forward[-1], problem.targets.cpu().numpy())
         self.relaxing = range(1, self.L + (self.rule.output == "relaxed"))
         given = [tau] * len(self.relaxing) if isinstance(tau, (int, float)) else tau
         self.tau = dict(zip(self.relaxing, given, strict=True))

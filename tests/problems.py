@@ -1,6 +1,7 @@
 """Problems with known answers: small networks in float64, and what backprop says about them."""
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 import ardyn
 
+DEVICE = torch.device(os.environ.get("ARDYN_TEST_DEVICE", "cpu"))
+"""Where the problems are solved; their numbers are drawn on the CPU, whatever the device."""
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu", "identity")
 ONE_STEP_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 MULTISTEP_METHODS = ("explicit_adams", "implicit_adams", "fixed_adams")
@@ -34,6 +38,11 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "log_cosh": log_cosh,
 }
 """The losses, written independently of ardyn."""
+
+
+def array(x: Any) -> NDArray[np.float64]:
+    """As a numpy array, from wherever it is."""
+    return np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -111,14 +120,23 @@ def problem(
     targets = torch.randn(batch, sizes[-1], generator=g, dtype=torch.float64)
     if loss == "cross_entropy":
         classes = torch.randint(sizes[-1], (batch,), generator=g)
-        return Problem(model.to(dtype), inputs.to(dtype), classes, loss, activation)
-    return Problem(model.to(dtype), inputs.to(dtype), targets.to(dtype), loss, activation)
+        targets = classes.to(DEVICE)
+    else:
+        targets = targets.to(DEVICE, dtype)
+    return Problem(model.to(DEVICE, dtype), inputs.to(DEVICE, dtype), targets, loss, activation)
 
 
 def chain(layers: int, activation: str = "tanh", **settings: Any) -> Problem:
     """A chain of that many layers, through which gradients neither vanish nor explode."""
     sizes = CHAINS.get(layers, (4, *[3] * (layers - 1), 2))
     return problem(sizes, activation, std=1 / sizes[1] ** 0.5, **settings)
+
+
+def feedback_of(case: Problem, rule: ardyn.Rule, seed: int) -> dict[str, Tensor] | None:
+    """Random ψ, where the rule wants feedback weights."""
+    if rule.feedback == "transpose":
+        return None
+    return ardyn.random_feedback(case.model, std=0.5, generator=generator(seed))
 
 
 def fill_biases(model: nn.Module, g: torch.Generator) -> None:
@@ -143,9 +161,9 @@ def gradients_on(model: nn.Module) -> dict[str, Tensor]:
 
 def difference(x: Any, truth: Any, beside: Any = 0.0) -> float:
     """max |x − truth|, relative to the largest entry of the truth or of what stands beside it."""
-    x, truth = np.asarray(x), np.asarray(truth)
+    x, truth = array(x), array(truth)
     assert x.shape == truth.shape
-    scale = max(np.abs(truth).max(), np.abs(np.asarray(beside)).max()) or 1.0
+    scale = max(np.abs(truth).max(), np.abs(array(beside)).max()) or 1.0
     return float(np.abs(x - truth).max() / scale)
 
 

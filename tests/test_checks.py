@@ -11,7 +11,7 @@ from torch import nn
 
 import ardyn
 from ardyn import ClosedForm, Fixed, InputError, Relaxation, Rule, Sweep
-from tests.problems import Problem, assert_same, problem, states
+from tests.problems import DEVICE, Problem, assert_same, problem, states
 
 CLAMPED = Rule(output="clamped")
 
@@ -34,14 +34,14 @@ def test_a_weight_that_is_not_finite_is_named(parameter, index, where, value):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_input_that_is_not_finite_is_named(value):
-    inputs = torch.zeros(4, 6, dtype=torch.float64)
+    inputs = torch.zeros(4, 6, dtype=torch.float64, device=DEVICE)
     inputs[2, 3] = value
     with pytest.raises(InputError, match=rf"inputs holds {value} at \[2, 3\] \(1 such values\)"):
         problem().relaxation(inputs=inputs)
 
 
 def test_infinities_that_cancel_are_found():
-    inputs = torch.zeros(4, 6, dtype=torch.float64)
+    inputs = torch.zeros(4, 6, dtype=torch.float64, device=DEVICE)
     inputs[0, 0], inputs[1, 1] = math.inf, -math.inf
     with pytest.raises(InputError, match=r"inputs holds inf at \[0, 0\] \(2 such values\)"):
         problem().relaxation(inputs=inputs)
@@ -49,7 +49,7 @@ def test_infinities_that_cancel_are_found():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_target_that_is_not_finite_is_refused(value):
-    targets = torch.zeros(4, 3, dtype=torch.float64)
+    targets = torch.zeros(4, 3, dtype=torch.float64, device=DEVICE)
     targets[1, 1] = value
     with pytest.raises(InputError, match=r"not finite; look for NaN or infinity in the targets"):
         problem().relaxation(targets=targets)
@@ -58,7 +58,7 @@ def test_a_target_that_is_not_finite_is_refused(value):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.float16])
 def test_inputs_of_another_type_are_refused(dtype):
     with pytest.raises(InputError, match=rf"inputs are {dtype}.*'fc1.weight' is torch.float64.*to"):
-        problem().relaxation(inputs=torch.ones(4, 6, dtype=dtype))
+        problem().relaxation(inputs=torch.ones(4, 6, dtype=dtype, device=DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_inputs_of_another_type_are_refused(dtype):
 )
 def test_inputs_of_another_shape_are_refused(shape, words):
     with pytest.raises(InputError, match=words):
-        problem().relaxation(inputs=torch.zeros(shape, dtype=torch.float64))
+        problem().relaxation(inputs=torch.zeros(shape, dtype=torch.float64, device=DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_inputs_of_another_shape_are_refused(shape, words):
 )
 def test_targets_and_loss_must_fit(loss, targets, words):
     with pytest.raises(InputError, match=words):
-        problem().relaxation(loss=loss, targets=targets)
+        problem().relaxation(loss=loss, targets=targets.to(DEVICE))
 
 
 @pytest.mark.parametrize("name", ["inputs", "targets"])
@@ -255,3 +255,39 @@ def test_a_conv_layer_is_named():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
     with pytest.raises(InputError, match="Conv2d '0' of Sequential"):
         Relaxation(model, torch.zeros(2, 1, 4, 4), torch.zeros(2, 3))
+
+
+def test_feedback_weights_that_no_rule_uses_are_refused():
+    case = problem()
+    psi = ardyn.random_feedback(case.model)
+    with pytest.raises(InputError, match=r"every Rule sends back through Wᵀ.*feedback='fixed'"):
+        case.relaxation(feedback=psi)
+    case.relaxation(rule={"fc2": Rule(feedback="fixed")}, feedback=psi)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_class_out_of_range_is_named(wrong):
+    case = problem(loss="cross_entropy")
+    case.targets[2] = wrong
+    with pytest.raises(InputError, match=rf"class {wrong}, which is out of bounds.*use 0 … 2"):
+        case.relaxation()
+
+
+def test_inference_mode_is_refused():
+    case = problem()
+    with torch.inference_mode():
+        made = case.inputs.clone()
+        with pytest.raises(InputError, match=r"inference_mode\(\) is on.*use torch.no_grad"):
+            case.relaxation()
+    with pytest.raises(InputError, match="'inputs' was made under torch.inference_mode"):
+        case.relaxation(inputs=made)
+    with torch.no_grad():
+        case.relaxation().solve([1.0])
+
+
+def test_a_tolerance_finer_than_the_type_is_refused():
+    sim = problem(dtype=torch.float32).relaxation()
+    with pytest.raises(
+        InputError, match=r"rtol = 1e-08 is finer than float32 resolves; use rtol ≥"
+    ):
+        sim.solve([1.0], ardyn.Adaptive("dopri5", rtol=1e-8))

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import ardyn
 from ardyn import Adaptive, ClosedForm, Fixed, InputError, Rule, Sweep
 from ardyn.rule import Initial
 from tests.brute_force import Chain, Layers
@@ -18,7 +17,7 @@ from tests.problems import (
     Problem,
     assert_same,
     chain,
-    generator,
+    feedback_of,
     problem,
     random_chains,
     random_times,
@@ -106,7 +105,7 @@ def test_the_closed_form_of_the_ode_is_the_tight_adaptive_solution(
 @pytest.mark.parametrize("layers", [2, 4])
 def test_the_closed_form_of_the_ode_is_scipys_solution(layers, rule, is_equal):
     case = chain(layers)
-    psi = ardyn.random_feedback(case.model, std=0.5, generator=generator(9))
+    psi = feedback_of(case, rule, seed=9)
     tau, times = taus(case, rule, is_equal), [0.3, 1.0, 7.0]
     truth, _ = Chain(case, rule, tau, psi).integrate(times)
     found = case.relaxation(rule=rule, tau=tau, feedback=psi).solve(times)

@@ -38,7 +38,7 @@ MEASURES = {
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_is_its_formula_over_the_batch(measure):
     x, g = pair()
-    truth = [MEASURES[measure](x[t].numpy(), g.numpy()) for t in range(TIMES)]
+    truth = [MEASURES[measure](x[t].cpu().numpy(), g.cpu().numpy()) for t in range(TIMES)]
     assert difference(measure(x, g), truth) < 1e-14
 
 
@@ -46,7 +46,7 @@ def test_a_measure_is_its_formula_over_the_batch(measure):
 def test_a_measure_is_its_formula_per_sample(measure):
     x, g = pair()
     truth = [
-        [MEASURES[measure](x[t, s].numpy(), g[s].numpy()) for s in range(BATCH)]
+        [MEASURES[measure](x[t, s].cpu().numpy(), g[s].cpu().numpy()) for s in range(BATCH)]
         for t in range(TIMES)
     ]
     assert difference(measure(x, g, per_sample=True), truth) < 1e-14

@@ -62,7 +62,7 @@ def test_errors_may_have_further_axes():
     errors = torch.rand(6, 3, 2, generator=generator(), dtype=torch.float64)
     found = crossing_time(times, errors, 0.6)
     truth = [
-        [first_lasting(times.numpy(), e.numpy(), 0.6) for e in row]
+        [first_lasting(times.cpu().numpy(), e.cpu().numpy(), 0.6) for e in row]
         for row in errors.permute(1, 2, 0)
     ]
     assert np.array_equal(found.isnan(), np.isnan(truth))

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-import ardyn
 from ardyn import Adaptive, Rule
 from ardyn.dynamics import Dynamics, relax
 from ardyn.state import State
 from tests.brute_force import Chain, Layers
-from tests.problems import Problem, assert_same, difference, generator, problem
+from tests.problems import DEVICE, Problem, assert_same, difference, feedback_of, generator, problem
 
 TAU = [0.7, 1.6, 1.1, 0.4]
 RULES = [
@@ -34,7 +33,7 @@ def tau_of(rule: Rule) -> list[float]:
 def pair(rule: Rule, **settings: Any) -> tuple[Problem, Dynamics, Chain]:
     """The same relaxation by ardyn and by hand."""
     case = problem((6, 5, 4, 3, 2), **settings)
-    psi = ardyn.random_feedback(case.model, std=0.5, generator=generator(3))
+    psi = feedback_of(case, rule, seed=3)
     sim = case.relaxation(rule=rule, tau=tau_of(rule), feedback=psi)
     return case, sim.dynamics, Chain(case, rule, tau_of(rule), psi)
 
@@ -42,8 +41,8 @@ def pair(rule: Rule, **settings: Any) -> tuple[Problem, Dynamics, Chain]:
 def random_state(case: Problem, by_hand: Chain) -> tuple[State, Layers]:
     g = generator(11)
     x = {i: torch.randn(by_hand.forward[i].shape, generator=g).double() for i in by_hand.relaxing}
-    state = State({case.units[i - 1]: each for i, each in x.items()})
-    return state, {i: each.numpy() for i, each in x.items()}
+    state = State({case.units[i - 1]: each.to(DEVICE) for i, each in x.items()})
+    return state, {i: each.cpu().numpy() for i, each in x.items()}
 
 
 def by_name(case: Problem, x: Layers) -> dict[str, np.ndarray]:
@@ -82,7 +81,7 @@ def test_the_rate_is_autonomous():
 def test_a_linear_rule_stands_still_at_its_equilibrium(rule):
     case, dynamics, by_hand = pair(rule)
     found = dynamics.equilibrium()
-    x = {i: found[case.units[i - 1]].numpy() for i in by_hand.relaxing}
+    x = {i: found[case.units[i - 1]].cpu().numpy() for i in by_hand.relaxing}
     rate, scale = by_hand.rate(x), max(np.abs(each).max() for each in x.values())
     assert max(np.abs(each).max() for each in rate.values()) < 1e-14 * scale
     assert difference(found[case.units[-1]], by_hand.drive) < 1e-15
@@ -160,7 +159,7 @@ def test_some_samples_are_the_dynamics_of_those_samples(rule):
 )
 def test_a_nonlinear_relaxation_is_scipys_solution(rule):
     case = problem((6, 5, 4, 3, 2), batch=2)
-    psi = ardyn.random_feedback(case.model, std=0.5, generator=generator(3))
+    psi = feedback_of(case, rule, seed=3)
     times = [0.5, 2.5]
     truth, _ = Chain(case, rule, tau_of(rule), psi).integrate(times)
     sim = case.relaxation(rule=rule, tau=tau_of(rule), feedback=psi)

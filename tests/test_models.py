@@ -33,10 +33,10 @@ def test_std_scales_the_weights():
 def test_the_last_layer_is_linear_and_the_others_are_not(activation):
     model = ardyn.mlp([4, 5, 6, 3], activation, std=1.0, generator=generator()).double()
     x = torch.randn(7, 4, generator=generator(1), dtype=torch.float64)
-    truth = x.numpy()
+    truth = x.cpu().numpy()
     weights = [p for name, p in parameters_of(model).items() if name.endswith("weight")]
     for i, W in enumerate(weights):
-        truth = truth @ W.numpy().T
+        truth = truth @ W.cpu().numpy().T
         truth = FUNCTIONS[activation](truth) if i < 2 else truth
     assert difference(model(x).detach(), truth) < 1e-14
 
@@ -79,7 +79,7 @@ def test_feedback_is_normal_and_independent_of_the_weights():
     model = ardyn.mlp([300, 200], generator=generator())
     psi = ardyn.random_feedback(model, std=0.2, generator=generator(1))["fc1"]
     assert abs(float(psi.std()) / 0.2 - 1) < 0.02
-    pairs = np.stack([psi.T.flatten().numpy(), first_weight(model).flatten().numpy()])
+    pairs = np.stack([psi.T.flatten().cpu().numpy(), first_weight(model).flatten().cpu().numpy()])
     assert abs(np.corrcoef(pairs)[0, 1]) < 0.02
 
 

@@ -23,7 +23,7 @@ STABILITY_POLYNOMIALS: dict[str, list[float]] = {
 
 
 def at(scheme: Fixed | Sweep | None, tau: tuple[float, ...], *times: float) -> Array:
-    return propagator(scheme, tau, torch.tensor(times, dtype=torch.float64)).numpy()
+    return propagator(scheme, tau, torch.tensor(times, dtype=torch.float64)).cpu().numpy()
 
 
 def by_hand(tau: tuple[float, ...]) -> Array:
@@ -139,7 +139,7 @@ def test_a_sweep_passes_on_what_the_unit_above_has_just_become():
 
 @pytest.mark.parametrize("scheme", [*map(Fixed, ONE_STEP_METHODS), Sweep()])
 def test_steps_follow_each_other(scheme):
-    R = step_matrix(scheme, UNEQUAL, 0.1).numpy()
+    R = step_matrix(scheme, UNEQUAL, 0.1).cpu().numpy()
     P = at(scheme, UNEQUAL, 0.0, 0.1, 0.3, 2.0)
     for found, steps in zip(P, [0, 1, 3, 20], strict=True):
         assert difference(found, np.linalg.matrix_power(R, steps)) < 1e-13
@@ -153,8 +153,8 @@ def test_between_steps_the_state_is_interpolated(scheme):
 
 @pytest.mark.parametrize("scheme", [Fixed("rk4", 0.25), Sweep(0.25)])
 def test_the_last_step_is_shortened(scheme):
-    whole = np.linalg.matrix_power(step_matrix(scheme, UNEQUAL, 0.25).numpy(), 2)
-    truth = step_matrix(scheme, UNEQUAL, 0.1).numpy() @ whole
+    whole = np.linalg.matrix_power(step_matrix(scheme, UNEQUAL, 0.25).cpu().numpy(), 2)
+    truth = step_matrix(scheme, UNEQUAL, 0.1).cpu().numpy() @ whole
     assert difference(at(scheme, UNEQUAL, 0.6)[0], truth) < 1e-13
 
 

@@ -17,6 +17,7 @@ from tests.problems import (
     assert_same,
     chain,
     difference,
+    feedback_of,
     fill_biases,
     generator,
     problem,
@@ -123,7 +124,7 @@ def test_every_solver_settles_on_its_equilibrium(rule, solver, tolerance):
     case = problem()
     x = {u: v[-1] for u, v in states(case.relaxation(rule=rule).solve([60.0], solver)).items()}
     by_hand = Chain(case, rule)
-    rate = by_hand.rate({i: x[case.units[i - 1]].numpy() for i in by_hand.relaxing})
+    rate = by_hand.rate({i: x[case.units[i - 1]].cpu().numpy() for i in by_hand.relaxing})
     assert max(abs(each).max() for each in rate.values()) < 10 * tolerance
     if rule.is_linear:
         assert_same(x, case.unit_gradients(), tolerance)
@@ -174,7 +175,7 @@ def test_a_layer_used_twice_has_two_units():
 def with_rule(case: Problem, **choice: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """Activities over time, and the parameter gradients at the end."""
     rule = Rule(**choice)
-    psi = ardyn.random_feedback(case.model, std=0.5, generator=generator(3))
+    psi = feedback_of(case, rule, seed=3)
     settings: dict[str, Any] = {
         "rule": rule,
         "feedback": psi,

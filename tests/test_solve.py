@@ -11,7 +11,7 @@ from ardyn import Adaptive, Fixed, InputError, Rule, SteadyState, Sweep
 from ardyn.solve import as_times, grid
 from ardyn.state import State
 from tests.brute_force import Chain
-from tests.problems import Problem, difference, problem, states
+from tests.problems import DEVICE, Problem, difference, problem, states
 
 SOLVERS = [
     Adaptive("dopri5"),
@@ -25,7 +25,7 @@ SOLVERS = [
 
 def relative_rates(case: Problem, x: dict[str, torch.Tensor]) -> np.ndarray:
     """‖dx/dt‖ / ‖x‖ by hand, [unit, sample]."""
-    now = {i: x[unit].numpy() for i, unit in enumerate(case.units, 1)}
+    now = {i: x[unit].cpu().numpy() for i, unit in enumerate(case.units, 1)}
     rate = Chain(case).rate(now)
     norms = [np.linalg.norm(rate[i], axis=1) / np.linalg.norm(now[i], axis=1) for i in now]
     return np.stack(norms)
@@ -34,7 +34,7 @@ def relative_rates(case: Problem, x: dict[str, torch.Tensor]) -> np.ndarray:
 @given(st.floats(1e-3, 50.0), st.floats(1e-2, 7.0))
 def test_the_grid_has_whole_steps_and_ends_at_the_end(end, step):
     nodes = grid(end, step)
-    lengths = nodes.diff().numpy()
+    lengths = nodes.diff().cpu().numpy()
     assert nodes[0] == 0
     assert nodes[-1] == end
     assert np.abs(lengths[:-1] - step).max(initial=0.0) < 1e-9
@@ -164,7 +164,7 @@ def with_a_slow_sample() -> ardyn.Relaxation:
     """99 samples that start close to their gradient, and one that starts far away."""
     case = problem((6, 5, 3), "identity", batch=100)
     sim = case.relaxation()
-    far = torch.ones(100, 1, dtype=torch.float64)
+    far = torch.ones(100, 1, dtype=torch.float64, device=DEVICE)
     far[:99] = 1e-9
     for unit, x in sim.dynamics.trace.activity.items():
         if unit != "input":

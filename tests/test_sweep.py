@@ -51,7 +51,7 @@ def test_the_last_sweep_is_shortened():
     case = problem()
     x = case.relaxation().solve([0.2, 0.25], Sweep(0.2))
     start = Chain(case)
-    start.start = lambda: {i: x[u][0].numpy() for i, u in enumerate(case.units, 1)}  # type: ignore[method-assign]
+    start.start = lambda: {i: x[u][0].cpu().numpy() for i, u in enumerate(case.units, 1)}  # type: ignore[method-assign]
     truth = start.named(start.sweep(1, 0.05))
     assert_same({u: v[1] for u, v in states(x).items()}, truth, 1e-13)
 

@@ -5,7 +5,7 @@ from ardyn import InputError
 from ardyn.blocks import parameters_of
 from ardyn.trace import Trace, feed_forward
 from tests.brute_force import SLOPES, Chain
-from tests.problems import ACTIVATIONS, Problem, assert_same, chain, difference, problem
+from tests.problems import ACTIVATIONS, DEVICE, Problem, assert_same, chain, difference, problem
 
 
 def trace_of(case: Problem) -> Trace:
@@ -33,7 +33,7 @@ def test_slopes_are_taken_at_the_true_pre_activation(activation):
 
 def test_the_bias_matters_to_the_slope():
     case = problem()
-    without_bias = SLOPES["tanh"](case.inputs.numpy() @ Chain(case).W[0].T)
+    without_bias = SLOPES["tanh"](case.inputs.cpu().numpy() @ Chain(case).W[0].T)
     assert difference(trace_of(case).derivative["fc1"], without_bias) > 0.1
 
 
@@ -53,4 +53,4 @@ def test_inputs_that_do_not_fit_a_block_are_refused():
     case = problem((6, 5, 3))
     network = case.relaxation().dynamics.trace.network
     with pytest.raises(InputError, match=r"block 'fc1' cannot take.*\[4, 7\]"):
-        feed_forward(network, parameters_of(case.model), torch.zeros(4, 7).double())
+        feed_forward(network, parameters_of(case.model), torch.zeros(4, 7).double().to(DEVICE))

@@ -18,6 +18,7 @@ from tests.problems import (
     backprop,
     chain,
     difference,
+    feedback_of,
     fill_biases,
     generator,
     gradients_on,
@@ -154,7 +155,7 @@ def assert_is_eq_2(case: Problem, rule: Rule, tolerance: float, tau_trace: float
     """``backward`` against scipy's relaxation and a loop over samples."""
     n = len(case.layers) - (rule.output == "clamped")
     tau = [0.7, 1.6, 1.1, 0.4][:n]
-    psi = ardyn.random_feedback(case.model, std=0.5, generator=generator(3))
+    psi = feedback_of(case, rule, seed=3)
     by_hand = Chain(case, rule, tau, psi, tau_trace)
     x, z = by_hand.integrate([1.5])
     at = {name: i for i, name in enumerate(by_hand.names)}
@@ -252,9 +253,9 @@ def test_gradients_follow_from_any_activities():
     case = problem()
     sim = case.relaxation()
     g = generator(8)
-    x = {u: torch.randn(v.shape, generator=g).double() for u, v in sim.gradients.items()}
+    x = {u: torch.randn(v.shape, generator=g).to(v) for u, v in sim.gradients.items()}
     found = parameter_gradients(sim.dynamics, x, {})
-    by_hand = {i: x[u].numpy() for i, u in enumerate(case.units, 1)}
+    by_hand = {i: x[u].cpu().numpy() for i, u in enumerate(case.units, 1)}
     assert_same(found, Chain(case).update(by_hand, {}), 1e-14)
 
 
