@@ -1,28 +1,17 @@
 """From any traceable ``nn.Module`` to a Network: operations, grouped into blocks."""
 
-import copy
-import functools
-import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, fx, nn
 
-from ardyn.errors import InputError
-from ardyn.layers import (
-    ELEMENTWISE_FUNCTIONS,
-    ELEMENTWISE_METHODS,
-    ELEMENTWISE_MODULES,
-    Activation,
-    Linear,
-    PassThrough,
-    identity,
-)
-from ardyn.network import INPUT, Block, Network
+from ardyn.errors import InputError, check_choice
+from ardyn.graph import describe, evaluate, hand_on_parts, is_part, output_node, trace_graph
+from ardyn.known import elementwise, weighted_layer
+from ardyn.layers import Conv, Linear, Operation, PassThrough, identity
+from ardyn.network import INPUT, UNITS, Block, Network, Units
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
@@ -30,21 +19,31 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
 
 
-def trace_network(model: nn.Module) -> Network:
+def trace_network(model: nn.Module, inputs: Sequence[Tensor], units: Units = "block") -> Network:
     """The graph of blocks of a module; traced once, and again when its modules change.
 
+    Args:
+        inputs: a batch to run it on: which operations carry gradients shows in their values.
+        units: "block": a leak for every layer with its activation, for activations that stand
+            alone and for outputs, while the rest passes on at once; "operation": one for every
+            operation. Both settle on the same values.
+
     Raises:
-        InputError: torch.fx cannot trace the module, or it holds an operation that ardyn cannot
-            relax; the message names the operation.
+        InputError: torch.fx cannot trace the module, or no gradient could reach a parameter.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
-    structure = _structure(model)
+    check_choice("units", units, UNITS)
+    key = (_structure(model), units, tuple((x.dtype, x.ndim) for x in inputs))
     cached = _TRACED.get(model)
-    if cached is None or cached[0] != structure:
-        graph = _symbolic_trace(model)
-        cached = _TRACED[model] = (structure, Network(tuple(_blocks(model, graph)), graph))
+    if cached is None or cached[0] != key:
+        cached = _TRACED[model] = (key, _network(model, inputs, units))
     return cached[1]
+
+
+def weighted_layers(model: nn.Module) -> dict[str, Linear | Conv]:
+    """Linear layers and convolutions of a module, by the names of their blocks."""
+    graph = trace_graph(model)
+    found = ((node.meta["name"], weighted_layer(model, node)) for node in graph.nodes)
+    return {name: layer for name, layer in found if layer is not None}
 
 
 _TRACED: WeakKeyDictionary[nn.Module, tuple[object, Network]] = WeakKeyDictionary()
@@ -52,126 +51,160 @@ _TRACED: WeakKeyDictionary[nn.Module, tuple[object, Network]] = WeakKeyDictionar
 
 def _structure(model: nn.Module) -> object:
     """What a trace depends on: the modules, their plain attributes, and which parameters exist."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     return [
         (
             id(module),
             [(k, v) for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))],
-            [name for name, p in module._parameters.items() if p is not None],
+            [(k, p.requires_grad) for k, p in module._parameters.items() if p is not None],
         )
         for module in model.modules()
     ]
 
 
-def _symbolic_trace(model: nn.Module) -> fx.Graph:
-    try:
-        return fx.Tracer().trace(model)
-    except Exception as error:
-        ours = str(Path(__file__).parent)
-        library = str(Path(torch.__file__).parent)
-        frames = traceback.extract_tb(error.__traceback__)
-        where = [f for f in frames if not f.filename.startswith((library, ours))] or frames
-        raise InputError(
-            f"torch.fx cannot trace {type(model).__name__}: {where[-1].line!r} (line "
-            f"{where[-1].lineno} of {Path(where[-1].filename).name}) fails with "
-            f"«{str(error).splitlines()[0]}»; write it without control flow that depends on data"
-        ) from error
-
-
-def _blocks(model: nn.Module, graph: fx.Graph) -> Iterator[Block]:
-    """Group the traced operations into blocks; an activation joins the layer it follows."""
-    unit: dict[fx.Node, str] = {}
-    blocks: dict[str, Block] = {}
-    for node in _live(graph):
-        if node.op == "placeholder":
-            if INPUT in unit.values():
-                raise InputError(f"the module takes several inputs ({node.target!r}); pass one")
-            unit[node] = INPUT
-        elif node.op == "output":
-            returned = node.args[0]
-            if not isinstance(returned, fx.Node) or unit[returned] == INPUT:
-                raise InputError(
-                    "the module must return one tensor, computed by at least one block; "
-                    "wrap it so that it does"
-                )
-        elif _is_identity(model, node):
-            unit[node] = unit[_only_input(node)]
-        elif (layer := _linear(model, node)) is not None:
-            name = _fresh(str(node.target), blocks)
-            blocks[name] = Block(name, (unit[_only_input(node)],), layer, node.name)
-            unit[node] = name
-        elif (activation := _elementwise(model, node)) is not None:
-            source = _only_input(node)
-            below = blocks.get(unit[source])
-            if below is not None and below.activation is identity and len(source.users) == 1:
-                blocks[below.name] = replace(below, node=node.name, activation=activation)
-                unit[node] = below.name
-            else:
-                name = _fresh(str(node.target if node.op == "call_module" else node.name), blocks)
-                blocks[name] = Block(name, (unit[source],), PassThrough(), node.name, activation)
-                unit[node] = name
-        else:
-            raise InputError(
-                f"ardyn cannot relax the operation {_describe(model, node)} of "
-                f"{type(model).__name__}; use an nn.Sequential of plain nn.Linear and elementwise "
-                f"activations"
-            )
-    yield from blocks.values()
-
-
-def _live(graph: fx.Graph) -> list[fx.Node]:
-    """The operations that the output depends on, in order."""
-    live: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op == "output" or node in live:
-            live.update((node, *node.all_input_nodes))
-    return [node for node in graph.nodes if node in live]
-
-
-def _is_identity(model: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(
-        model.get_submodule(str(node.target)), nn.Identity
+def _network(model: nn.Module, inputs: Sequence[Tensor], units: Units) -> Network:
+    graph = trace_graph(model, len(inputs))
+    hand_on_parts(graph, evaluate(model, graph, inputs))
+    values = evaluate(model, graph, inputs)
+    for node, value in values.items():
+        node.meta["has_parts"] = isinstance(value, (tuple, list))
+    carries = {node for node, value in values.items() if _carries_gradient(value)}
+    names = _input_names(graph, len(inputs))
+    read = {node: name for node, name in names.items() if node in carries}
+    grouping = _Grouping(model, carries, units, read, set(names))
+    for node in graph.nodes:
+        grouping.add(node)
+    end = output_node(graph)
+    ends = tuple(dict.fromkeys(grouping.unit[n] for n in end.all_input_nodes if n in grouping.unit))
+    reached = _reached(grouping.blocks, ends)
+    if not any(block.layer.learns for block in reached):
+        _refuse_without_gradient(model, graph, carries)
+    return Network(
+        tuple(replace(each, relaxes=each.relaxes or each.name in ends) for each in reached),
+        graph,
+        end.args[0],
+        tuple(each.name for each in reached if each.name in ends),
+        tuple(names.values()),
     )
 
 
-def _linear(model: nn.Module, node: fx.Node) -> Linear | None:
-    if node.op != "call_module":
-        return None
-    module = model.get_submodule(str(node.target))
-    if not isinstance(module, nn.Linear) or "weight" not in module._parameters:
-        return None  # a parametrised weight is computed, and would need its own gradient
-    bias = None if module.bias is None else f"{node.target}.bias"
-    return Linear(f"{node.target}.weight", bias)
+def _carries_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
-def _elementwise(model: nn.Module, node: fx.Node) -> Activation | None:
-    """The elementwise function that a node applies, never in place, or None."""
+def _input_names(graph: fx.Graph, count: int) -> dict[fx.Node, str]:
+    nodes = [node for node in graph.nodes if node.op == "placeholder"][:count]
+    if count == 1:
+        return {nodes[0]: INPUT}
+    return {node: f"{INPUT}.{node.target}" for node in nodes}
+
+
+def _reached(blocks: Mapping[str, Block], ends: Sequence[str]) -> list[Block]:
+    """The blocks from which a gradient path leads to an output."""
+    wanted, found = set(ends), []
+    for block in reversed(blocks.values()):
+        if block.name in wanted:
+            wanted.update(block.sources)
+            found.append(block)
+    return found[::-1]
+
+
+def _refuse_without_gradient(model: nn.Module, graph: fx.Graph, carries: set[fx.Node]) -> None:
+    ending = [
+        node
+        for node in graph.nodes
+        if node not in carries
+        and carries.intersection(node.all_input_nodes)
+        and node.op != "output"
+    ]
+    at = f": gradients end at {describe(model, ending[-1])}" if ending else ""
+    raise InputError(
+        f"no gradient path leads from a parameter of {type(model).__name__} to its output{at}; "
+        f"relax a module whose output depends on its weights"
+    )
+
+
+@dataclass
+class _Grouping:
+    """Traced operations become blocks one by one, in order."""
+
+    model: nn.Module
+    carries: set[fx.Node]
+    """Operations whose values carry gradients."""
+    units: Units
+    unit: dict[fx.Node, str]
+    """Block or input that holds the value of each operation."""
+    depends: set[fx.Node]
+    """Operations that depend on data, rather than on parameters alone."""
+    blocks: dict[str, Block] = field(default_factory=dict)
+
+    def add(self, node: fx.Node) -> None:
+        """Make a block of an operation, or join it to the block below."""
+        if self.depends.intersection(node.all_input_nodes):
+            self.depends.add(node)
+        if node in self.carries and node.op not in ("placeholder", "get_attr", "output"):
+            block = self._block(node)
+            self.blocks[block.name] = block
+            self.unit[node] = block.name
+
+    def _block(self, node: fx.Node) -> Block:
+        head = _head(node)
+        sources = tuple(dict.fromkeys(self.unit[n] for n in head.all_input_nodes if n in self.unit))
+        has_data, reads_one = node in self.depends, len(sources) == 1
+        name = _fresh(_block_name(node), self.blocks)
+        layer, activation = weighted_layer(self.model, node), elementwise(self.model, node)
+        if layer is not None and reads_one:
+            return Block(name, sources, layer, node.name, head=node.name)
+        if activation is not None and reads_one and has_data:
+            below = self.blocks.get(sources[0])
+            if self.units == "block" and below is not None and _takes_activation(below, node):
+                return replace(below, node=node.name, activation=activation)
+            return Block(name, sources, PassThrough(), node.name, activation, head=node.name)
+        parameters = _parameter_names(self.model, head)
+        relaxes = has_data and (bool(parameters) or self.units == "operation")
+        operation = Operation(parameters, _path(node))
+        return Block(name, sources, operation, node.name, relaxes=relaxes, head=head.name)
+
+
+def _takes_activation(block: Block, node: fx.Node) -> bool:
+    """Whether an activation joins a block: a layer that nothing else reads, and without one yet."""
+    alone = len(node.all_input_nodes[0].users) == 1
+    return alone and block.layer.learns and block.relaxes and block.activation is identity
+
+
+def _head(node: fx.Node) -> fx.Node:
+    """The operation whose part a node takes, or the node itself."""
+    while is_part(node) and cast(fx.Node, node.args[0]).meta["has_parts"]:
+        node = cast(fx.Node, node.args[0])
+    return node
+
+
+def _path(node: fx.Node) -> tuple[object, ...]:
+    """Indices that lead from the value of the head to that of the node."""
+    if node is _head(node):
+        return ()
+    return (*_path(cast(fx.Node, node.args[0])), node.args[1])
+
+
+def _block_name(node: fx.Node) -> str:
+    head, name = _head(node), str(node.meta.get("name", node.name))
+    if head is node:
+        return name
+    return f"{head.meta['name']}.{node.args[1]}"
+
+
+def _parameter_names(model: nn.Module, node: fx.Node) -> tuple[str, ...]:
+    """Names of the parameters that an operation reads itself."""
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    read = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        if not isinstance(module, ELEMENTWISE_MODULES):
-            return None
-        if getattr(module, "inplace", False):
-            module = copy.copy(module)
-            setattr(module, "inplace", False)  # noqa: B010  (not declared on nn.Module)
-        return module
-    settings: Mapping[str, object] = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-    if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1:
-        return functools.partial(cast(Activation, node.target), **settings)
-    if node.op == "call_method" and node.target in ELEMENTWISE_METHODS:
-        return getattr(torch, str(node.target))  # type: ignore[no-any-return]
-    return None
-
-
-def _only_input(node: fx.Node) -> fx.Node:
-    return node.all_input_nodes[0]
+        read += [f"{node.target}.{name}" for name, _ in module.named_parameters()]
+    return tuple(dict.fromkeys(name for name in read if name in own))
 
 
 def _fresh(name: str, taken: Mapping[str, object]) -> str:
-    """``name``, numbered when a module is called more than once."""
+    """``name``, numbered where another block has it."""
     names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
     return next(each for each in names if each not in taken)
-
-
-def _describe(model: nn.Module, node: fx.Node) -> str:
-    if node.op == "call_module":
-        return f"{type(model.get_submodule(str(node.target))).__name__} '{node.target}'"
-    return repr(getattr(node.target, "__name__", node.target))

@@ -2,38 +2,64 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from scipy.optimize import brentq
-from torch import Tensor
+from torch import Tensor, nn
 
 from ardyn.closed_form import ClosedForm
 from ardyn.errors import InputError, check_positive
+from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
+from ardyn.layers import Conv, Linear
 from ardyn.network import Network
 from ardyn.rule import Rule
 from ardyn.sweep import Sweep
 
+Value = TypeVar("Value")
 
-def check_tensors(**values: object) -> None:
-    """Raise InputError for a value that is not a tensor."""
-    for name, value in values.items():
-        if not isinstance(value, Tensor):
+
+def as_inputs(inputs: object) -> tuple[Tensor, ...]:
+    """The module's inputs as a tuple.
+
+    Raises:
+        InputError: something that is not a tensor.
+    """
+    several = isinstance(inputs, (tuple, list)) and any(isinstance(x, Tensor) for x in inputs)
+    given = tuple(inputs) if several else (inputs,)  # type: ignore[arg-type]
+    for name, x in numbered("inputs", given).items():
+        if not isinstance(x, Tensor):
             raise InputError(
-                f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor"
+                f"{name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor"
             )
+    return given  # type: ignore[return-value]
 
 
-def check_differentiable(tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError for tensors or a mode that autograd cannot follow."""
+def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
+    """By name, with their numbers where there are several."""
+    if len(values) == 1:
+        return {name: values[0]}
+    return {f"{name}[{i}]": value for i, value in enumerate(values)}
+
+
+def check_differentiable(model: object, inputs: Sequence[Tensor], targets: object) -> None:
+    """Raise InputError for a model, tensors or a mode that autograd cannot follow."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    compared = tensors_in(targets)
+    if not compared:
+        raise InputError(
+            f"targets must be a torch.Tensor, got {type(targets).__name__}; use torch.as_tensor"
+        )
     if torch.is_inference_mode_enabled():
         raise InputError(
             "torch.inference_mode() is on, under which there are no gradients to compare with; "
             "use torch.no_grad()"
         )
-    for name, x in tensors.items():
+    named = numbered("inputs", inputs) | numbered("targets", compared)
+    for name, x in (dict(model.named_parameters()) | named).items():
         if x.is_inference():
             raise InputError(
                 f"'{name}' was made under torch.inference_mode(), so that autograd cannot follow "
@@ -43,6 +69,7 @@ def check_differentiable(tensors: Mapping[str, Tensor]) -> None:
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
+    tensors = {name: x for name, x in tensors.items() if x.is_floating_point()}
     sums = [x.sum() for x in tensors.values()]
     if not sums or torch.stack(sums).isfinite().all():
         return
@@ -56,19 +83,22 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_matching(parameters: Mapping[str, Tensor], inputs: Tensor) -> None:
+def check_matching(parameters: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> None:
     """Raise InputError unless the inputs share the parameters' type and device, batch first."""
-    if inputs.ndim != 2 or inputs.shape[0] == 0:
+    shapes = [list(x.shape) for x in inputs]
+    if any(x.ndim < 1 or len(x) == 0 for x in inputs) or len({shape[0] for shape in shapes}) > 1:
         raise InputError(
-            f"inputs must be [batch, unit] with at least one sample, got {list(inputs.shape)}; "
-            f"reshape them, a single sample with inputs[None]"
+            f"inputs must be [batch, …] with at least one sample, of one batch size, got "
+            f"{', '.join(map(str, shapes))}; reshape them, a single sample with inputs[None]"
         )
-    for name, p in parameters.items():
-        if (p.dtype, p.device) != (inputs.dtype, inputs.device):
-            raise InputError(
-                f"inputs are {inputs.dtype} on {inputs.device} but '{name}' is {p.dtype} on "
-                f"{p.device}; convert one with .to()"
-            )
+    for x in inputs:
+        for name, p in parameters.items():
+            type_differs = x.is_floating_point() and p.dtype != x.dtype
+            if type_differs or p.device != x.device:
+                raise InputError(
+                    f"inputs are {x.dtype} on {x.device} but '{name}' is {p.dtype} on "
+                    f"{p.device}; convert one with .to()"
+                )
 
 
 def tau_of_each(tau: float | Sequence[float], units: Sequence[str]) -> dict[str, float]:
@@ -101,23 +131,23 @@ def checked_feedback(
     if unknown:
         raise InputError(
             f"feedback names {', '.join(map(repr, sorted(unknown)))}, which is no block; "
-            f"the blocks are {', '.join(network.units)}"
+            f"the blocks are {', '.join(network.block)}"
         )
     psi = {}
     for block in network.blocks:
-        weight = block.layer.weight
-        if weight is None or rules[block.name].feedback == "transpose":
+        if rules[block.name].feedback == "transpose" or not isinstance(block.layer, Linear | Conv):
             continue
         if block.name not in feedback:
             raise InputError(
                 f"feedback={rules[block.name].feedback!r} needs feedback weights for block "
                 f"'{block.name}'; pass feedback=ardyn.random_feedback(model)"
             )
-        given, expected = feedback[block.name], parameters[weight].mT
+        given, expected = feedback[block.name], parameters[block.layer.weight].flatten(1).mT
         if given.shape != expected.shape:
+            kernel = ", of the flattened kernel" if isinstance(block.layer, Conv) else ""
             raise InputError(
                 f"feedback of '{block.name}' has shape {list(given.shape)}; it must have the shape "
-                f"of Wᵀ, {list(expected.shape)}"
+                f"of Wᵀ{kernel}, {list(expected.shape)}"
             )
         psi[block.name] = given.detach().to(expected)
     if psi:

@@ -1,30 +1,36 @@
 """The relaxation without stepping: exact states of the ODE, and of any one-step scheme for it.
 
-With a frozen or dropped derivative the system is linear, and on a chain
+With a frozen or dropped derivative the system is linear: with g its equilibrium, e = x − g, and the
+coupling (A e)^l = Σ pull(e of the children), which is nilpotent,
 
-    x^l(t) = (1 − Σ_m P_lm) g^l + Σ_{m ≥ l} P_lm J_{l→m} x^m(0),  J_{l→m} = pull_l ∘ … ∘ pull_{m−1}
+    x^l(t) = g^l + Σ_k P_{l,l+k}(t) (A^k e(0))^l,    e(0) = x(0) − g,
 
-with g the equilibrium and P(t) the scheme's propagator. One backward sweep serves every unit and
-every time. It carries [g^l, J x^L(0), …, J x^{l+1}(0), x^l(0)] as one batch, the stack, so that
-each block is pulled back once. From the unit on where the states still to come are fewer than the
-entries of the stack, the sweep carries those states in its place.
+where P is the scheme's propagator. On a graph this needs one τ; P then is that of a chain as long as
+the longest path, and depends on k alone. One backward sweep serves every unit, each block pulled
+back once, in either of two ways:
+
+- it carries a *stack*, [g, e(0), A e(0), A² e(0), …], one entry more at every unit on the way down,
+  of which all recorded times are combinations;
+- for a single time, it carries *states*: the unit's own, and what the units below will need of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
 from ardyn.integrators import Fixed
+from ardyn.network import Block, Network
 from ardyn.propagator import Scheme, propagator
 from ardyn.sweep import Sweep
 
-Kept = TypeVar("Kept")
+Kept = TypeVar("Kept", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,14 @@ class ClosedForm:
 
         For dynamics that ``check_linear`` lets pass.
         """
-        tau, like = tuple(dynamics.tau.values()), dynamics.drive
-        at_zero = dynamics.starts_at_zero
-        plan = _plan(self.of, tau, tuple(times.tolist()), at_zero, like.dtype, like.device)
-        levels = dict(zip(reversed(tuple(dynamics.tau)), plan, strict=True))
-        kept = stacked_sweep(dynamics, lambda unit, v, start: levels[unit].visit(v, start))
+        network, like = dynamics.trace.network, dynamics.like
+        tau, at = path_time_constants(dynamics), tuple(times.tolist())
+        if len(at) == 1:
+            shares, tails = _final_weights(self.of, tau, at[0], like.dtype, like.device)
+            kept = backward_sweep(dynamics, _States(network, shares, tails))
+        else:
+            weights = _weights(self.of, tau, at, like.dtype, like.device)
+            kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(weights, x)))
         return StackedActivities({unit: kept[unit] for unit in dynamics.tau})
 
 
@@ -74,18 +83,36 @@ def check_linear(dynamics: Dynamics) -> None:
             )
     if dynamics.remembered:
         raise InputError(f"ClosedForm ('exact') does not follow the activity trace z; {cure}")
-    if not dynamics.trace.network.is_chain:
-        raise InputError(f"ClosedForm ('exact') needs a chain of blocks; {cure}")
+    different = sorted(set(dynamics.tau.values()))
+    if len(different) > 1 and not dynamics.trace.network.is_chain:
+        raise InputError(
+            f"ClosedForm ('exact') needs one tau where paths of several lengths meet, got "
+            f"{different[0]:g} to {different[-1]:g}; {cure}, or give all units one tau"
+        )
 
 
-def stacked_sweep(
-    dynamics: Dynamics, visit: Callable[[str, Tensor, Tensor | None], tuple[Kept, Tensor]]
-) -> dict[str, Kept]:
-    """Carry a batch of activities down the blocks, from g^L on, each block pulled back once.
+def path_time_constants(dynamics: Dynamics) -> tuple[float, ...]:
+    """τ of the units along the longest path, from the lowest; on a graph they all have one."""
+    tau = tuple(dynamics.tau.values())
+    network = dynamics.trace.network
+    return tau if network.is_chain else tau[:1] * network.depth
 
-    Args:
-        visit: from a unit, what is pulled back to it, [entry, batch, unit], and x(0) (None if
-            zero): what to keep, and what to carry on, [entry, batch, unit].
+
+class Carrier(Protocol[Kept]):
+    """What a backward sweep carries down, as a batch [entry, batch, …]."""
+
+    def top(self, output: str, drive: Tensor) -> Tensor:
+        """What the sweep starts with at an output."""
+
+    def visit(self, unit: str, v: Tensor, start: Tensor | None) -> tuple[Kept, Tensor]:
+        """From what arrives at a unit, and x(0) (None if zero): what to keep, what to carry on."""
+
+    def fit(self, source: str, pulled: Tensor) -> Tensor:
+        """What was pulled back, with the entries that a source takes."""
+
+
+def backward_sweep(dynamics: Dynamics, carrier: Carrier[Kept]) -> dict[str, Kept]:
+    """Carry a batch of activities down from the loss gradients, each block pulled back once.
 
     Returns:
         {relaxing unit: what was kept}, from the top.
@@ -93,21 +120,82 @@ def stacked_sweep(
     start = {} if dynamics.starts_at_zero else dynamics.trace.activity
     kept: dict[str, Kept] = {}
 
-    def send(unit: str, v: Tensor) -> Tensor:
-        if unit not in dynamics.tau:
+    def send(block: Block, v: Tensor) -> Tensor:
+        if block.name not in dynamics.tau:
             return v
-        kept[unit], carried = visit(unit, v, start.get(unit))
+        kept[block.name], carried = carrier.visit(block.name, v, start.get(block.name))
         return carried
 
-    dynamics.trace.network.descend(
-        dynamics.drive[None], send, lambda block, v: dynamics.pull(block, v, {})
-    )
+    def pull(block: Block, v: Tensor) -> tuple[Tensor, ...]:
+        pulled = zip(block.sources, dynamics.pull(block, v, {}), strict=True)
+        return tuple(carrier.fit(source, each) for source, each in pulled)
+
+    top = {output: carrier.top(output, drive) for output, drive in dynamics.drive.items()}
+    dynamics.trace.network.descend(top, send, pull)
     return kept
 
 
-def grow(stack: Tensor, start: Tensor | None) -> Tensor:
-    """The stack with x^l(0) as its last entry, unless it is zero."""
-    return stack if start is None else torch.cat([stack, start[None]])
+@dataclass(frozen=True)
+class Stack(Carrier[Kept]):
+    """[g, e(0), A e(0), A² e(0), …]; ``keep`` says what of it is kept at each unit."""
+
+    network: Network
+    keep: Callable[[str, Tensor], Kept]
+
+    def top(self, output: str, drive: Tensor) -> Tensor:
+        """g alone."""
+        return self._padded(output, drive[None])
+
+    def visit(self, unit: str, v: Tensor, start: Tensor | None) -> tuple[Kept, Tensor]:
+        """The unit's own e(0) joins as A⁰ e(0)."""
+        g = v[:1]
+        stack = torch.cat([g, -g if start is None else start - g, v[1:]])
+        return self.keep(unit, stack), stack
+
+    def fit(self, source: str, pulled: Tensor) -> Tensor:
+        """Paths of several lengths meet: a shorter one ends in zeros."""
+        return self._padded(source, pulled)
+
+    def _padded(self, name: str, v: Tensor) -> Tensor:
+        entries = 1 + self.network.height[name] - self.network.block[name].relaxes
+        missing = entries - len(v)
+        return functional.pad(v, (0, 0) * (v.ndim - 1) + (0, missing)) if missing else v
+
+
+@dataclass(frozen=True)
+class _States(Carrier["_Mixture"]):
+    """States at one time: of a unit, and of the units 1, 2, … further down what depends on it.
+
+    Entry d at a unit is Σ_k P_{i,i+d+k} A^k x(0), and the like for the drive, with i a unit that
+    lies d below; pulled back, entry d + 1 becomes entry d.
+    """
+
+    network: Network
+    shares: tuple[Tensor, ...]
+    """By level: P_{l−d,l}, the part that x^l(0) has in the unit d below, [d]."""
+    tails: Tensor
+    """1 − Σ P_{l−d,·}, the part that the drive at the top has in the unit d below, [d]."""
+
+    def top(self, output: str, drive: Tensor) -> Tensor:
+        """The drive's part in each."""
+        return _spread(self.tails[: self.network.level[output]], drive) * drive
+
+    def visit(self, unit: str, v: Tensor, start: Tensor | None) -> tuple["_Mixture", Tensor]:
+        """Add the part of x(0), and leave this unit's state behind."""
+        if start is not None:
+            share = self.shares[self.network.level[unit] - 1]
+            v = torch.addcmul(v, _spread(share, start), start)
+        own, below = v[:1], v[1:]
+        return _Mixture(own.clone() if len(below) else own, None), below
+
+    def fit(self, source: str, pulled: Tensor) -> Tensor:
+        """As many as there are units below."""
+        return pulled[: self.network.level[source]]
+
+
+def _spread(weights: Tensor, x: Tensor) -> Tensor:
+    """[entry], to multiply [batch, …] with."""
+    return weights.view(-1, *[1] * x.ndim)
 
 
 @dataclass
@@ -119,14 +207,25 @@ class _Mixture:
     """[time, stack]; None once mixed."""
 
     def states(self) -> Tensor:
-        """[time, batch, unit]; from then on they stand in the stack's place."""
+        """[time, batch, …]; from then on they stand in the stack's place."""
         if self.mix is not None:
-            self.stack, self.mix = _combine(self.mix, self.stack), None
+            mixed = torch.mm(self.mix, self.stack.flatten(1))
+            self.stack, self.mix = mixed.view(-1, *self.stack.shape[1:]), None
         return self.stack
 
 
+def _mix(weights: Tensor, stack: Tensor) -> _Mixture:
+    """The states at all times; mixed at once where they take less memory than the stack."""
+    height = len(stack) - 1
+    row = weights.shape[1] - height
+    mixture = _Mixture(stack, functional.pad(weights[:, row, row:], (1, 0), value=1.0))
+    if len(weights) < len(stack):
+        mixture.states()
+    return mixture
+
+
 class StackedActivities(Mapping[str, Tensor]):
-    """Activities of each unit, [time, batch, unit], mixed from its stack when first asked for.
+    """Activities of each unit, [time, batch, …], mixed from its stack when first asked for.
 
     A stack of fewer entries than there are times stands for all of them, in less memory.
     """
@@ -147,79 +246,26 @@ class StackedActivities(Mapping[str, Tensor]):
         return len(self._mixtures)
 
 
-def _combine(weights: Tensor, stack: Tensor) -> Tensor:
-    """weights @ stack, over the stack's first axis."""
-    if stack.shape[0] == 1:
-        return weights[..., None] * stack
-    return torch.mm(weights, stack.flatten(1)).view(-1, *stack.shape[1:])
-
-
-@dataclass(frozen=True)
-class _StackLevel:
-    """A unit at which the sweep carries the stack."""
-
-    weights: Tensor
-    """[time, stack]: the unit's states in terms of the stack."""
-
-    def visit(self, stack: Tensor, start: Tensor | None) -> tuple[_Mixture, Tensor]:
-        """Keep the unit's states, or the stack with the weights where that takes less memory."""
-        stack = grow(stack, start)
-        if self.weights.shape[0] < stack.shape[0]:
-            return _Mixture(_combine(self.weights, stack), None), stack
-        return _Mixture(stack, self.weights), stack
-
-
-@dataclass(frozen=True)
-class _StateLevel:
-    """A unit at which the sweep carries states: its own at each time, then those below."""
-
-    enter: Tensor | None
-    """[state, stack]: what makes states of the stack that arrives; None if they arrive already."""
-    share: Tensor
-    """[state, 1, 1]: the part that x^l(0) has in each."""
-    times: int
-
-    def visit(self, states: Tensor, start: Tensor | None) -> tuple[_Mixture, Tensor]:
-        """Add the part of x^l(0), and leave this unit's states behind."""
-        if self.enter is not None:
-            states = _combine(self.enter, states)
-        if start is not None:
-            states = torch.addcmul(states, self.share, start)
-        own, below = states.tensor_split((self.times,))
-        return _Mixture(own.clone() if len(below) else own, None), below
-
-
 @lru_cache(maxsize=8)
-def _plan(
+def _weights(
     scheme: Scheme,
     tau: tuple[float, ...],
     times: tuple[float, ...],
-    starts_at_zero: bool,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[_StackLevel | _StateLevel, ...]:
-    """The levels of the sweep, from the top.
+) -> Tensor:
+    """P at each time, [time, unit, unit].
 
-    Kept, as they depend on the settings alone: training asks for the same ones at every batch.
+    Kept, as it depends on the settings alone: training asks for the same one at every batch.
     """
-    P = propagator(scheme, tau, torch.tensor(times, dtype=torch.float64))
-    P = P.flip(-1, -2).transpose(0, 1)  # [unit, time, unit], units from the top
-    like = torch.empty(0, dtype=dtype, device=device)
-    weights = 1 - P.sum(-1, keepdim=True)
-    levels: list[_StackLevel | _StateLevel] = []
-    carries_states = False
-    for i in range(len(tau)):
-        share = P[i:, :, i].flatten().clone()
-        stack = weights.shape[-1]
-        states = len(share) - len(times)
-        # An entry or two more are less work than to mix further down.
-        enters = not carries_states and 0 < states <= stack + 2
-        carries_states = carries_states or enters
-        if carries_states:
-            enter = weights[i:].flatten(0, 1).to(like) if enters else None
-            levels.append(_StateLevel(enter, share[:, None, None].to(like), len(times)))
-            continue
-        if not starts_at_zero:
-            weights = torch.cat([weights, P[..., i : i + 1]], dim=-1)
-        levels.append(_StackLevel(weights[i].clone().to(like)))
-    return tuple(levels)
+    return propagator(scheme, tau, torch.tensor(times, dtype=torch.float64)).to(device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _final_weights(
+    scheme: Scheme, tau: tuple[float, ...], time: float, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Shares and tails of ``_States``; kept for the same reason."""
+    P = propagator(scheme, tau, torch.tensor([time], dtype=torch.float64))[0]
+    shares = tuple(P[: level + 1, level].flip(0).to(device, dtype) for level in range(len(tau)))
+    return shares, (1 - P.sum(1)).flip(0).to(device, dtype)

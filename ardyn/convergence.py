@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ardyn.closed_form import check_linear, grow, stacked_sweep
+from ardyn.closed_form import Stack, backward_sweep, check_linear, path_time_constants
 from ardyn.dynamics import Dynamics
 from ardyn.errors import check_positive
 from ardyn.propagator import propagator
@@ -53,11 +53,11 @@ def exact_convergence_time(
 ) -> dict[str, Tensor]:
     """Convergence times of the ODE as roots of its closed form; infinite where it never converges.
 
-    ‖x^l(t) − reference‖² is a quadratic form in the rows of P(t), with the Gram matrix of the
-    stack: no trajectory is computed.
+    ‖x^l(t) − reference‖² is a quadratic form in a row of P(t), with the Gram matrix of the stack: no
+    trajectory is computed.
 
     Args:
-        reference: gradients to converge to, [batch, unit] each.
+        reference: gradients to converge to, [batch, …] each.
         tolerance: relative error.
         per_sample: one time per sample, instead of one for the batch as a whole.
 
@@ -69,18 +69,18 @@ def exact_convergence_time(
     """
     check_linear(dynamics)
     check_positive("tolerance", tolerance)
-    tau = tuple(dynamics.tau.values())
+    tau, network = path_time_constants(dynamics), dynamics.trace.network
 
-    def visit(unit: str, stack: Tensor, start: Tensor | None) -> tuple[_Grams, Tensor]:
-        stack = grow(stack, start)
-        return _grams(stack, reference[unit], per_sample), stack
+    def keep(unit: str, stack: Tensor) -> _Grams:
+        return _grams(stack, reference[unit], per_sample)
 
-    grams = stacked_sweep(dynamics, visit)
+    grams = backward_sweep(dynamics, Stack(network, keep))
     found = {}
-    for row, unit in enumerate(dynamics.tau):
+    for unit in dynamics.tau:
         # Nothing below a unit reaches it, so that its own τ and those above are all it takes.
+        own_and_above = tau[len(tau) - network.height[unit] :]
         times = [
-            _last_crossing(_Distance(tau[row:], gram, tolerance * float(norm)))
+            _last_crossing(_Distance(own_and_above, gram, tolerance * float(norm)))
             for gram, norm in grams[unit]
         ]
         found[unit] = torch.tensor(times if per_sample else times[0], dtype=torch.float64)
@@ -88,10 +88,11 @@ def exact_convergence_time(
 
 
 def _grams(stack: Tensor, reference: Tensor, per_sample: bool) -> _Grams:
-    """Gram matrix of [g − reference, g, J x^L(0), …, x^l(0)], and ‖reference‖."""
-    entries = torch.cat([stack[:1] - reference, stack]).double().flatten(2)
+    """Gram matrix of [g − reference, e(0), A e(0), …], and ‖reference‖."""
+    entries = torch.cat([stack[:1] - reference, stack[1:]]).double()
+    entries = entries.reshape(*entries.shape[:2], -1)
     gram = torch.einsum("ibn,jbn->bij", entries, entries).cpu().numpy()
-    squared = reference.double().flatten(1).square().sum(1).cpu().numpy()
+    squared = reference.double().reshape(len(reference), -1).square().sum(1).cpu().numpy()
     if not per_sample:
         gram, squared = gram.sum(0, keepdims=True), squared.sum(keepdims=True)
     return list(zip(gram, np.sqrt(squared), strict=True))
@@ -113,8 +114,7 @@ class _Distance:
 
     def weights(self, rows: Array) -> Array:
         """Weights of the Gram matrix's entries, [time, entry]."""
-        from_top = rows[:, ::-1][:, : len(self.gram) - 2]
-        return np.column_stack([np.ones(len(rows)), -rows.sum(1), from_top])
+        return np.column_stack([np.ones(len(rows)), rows])
 
     def at(self, rows: Array) -> Array:
         """The distance at each time."""

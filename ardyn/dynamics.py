@@ -1,6 +1,6 @@
 """Dynamics: the right-hand side of the relaxation, d(state)/dt. Knows no solver."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ardyn import plasticity
-from ardyn.layers import activate
-from ardyn.network import INPUT, Block
+from ardyn.layers import Operation, activate, identity, scale
+from ardyn.network import Block
 from ardyn.rule import Derivative, Rule
 from ardyn.state import State
 from ardyn.trace import Trace
+
+EMPTY: Mapping[str, Tensor] = {}
 
 
 def relax(x: Tensor, drive: Tensor, tau: float) -> Tensor:
@@ -29,12 +31,13 @@ class Dynamics:
     """
 
     trace: Trace
-    drive: Tensor
-    """g^L = ∂𝓛/∂x̄^L, [batch, output]: frozen, never recomputed from the relaxing x^L."""
+    drive: Mapping[str, Tensor]
+    """∂𝓛/∂x̄ of each output, [batch, …]: frozen, never recomputed from the relaxing output."""
     rules: Mapping[str, Rule]
     """The Rule of each block."""
     feedback: Mapping[str, Tensor]
-    """ψ of each block that does not send back through Wᵀ, [n_l, n_{l+1}], the shape of Wᵀ."""
+    """ψ of each block that does not send back through Wᵀ, in the shape of Wᵀ; of a convolution, in
+    that of its flattened kernel's transpose."""
     tau: Mapping[str, float]
     """Time constant of each relaxing unit, in feed-forward order."""
     tau_trace: float | None = None
@@ -45,10 +48,15 @@ class Dynamics:
         """Whether the whole system is linear in x."""
         return all(rule.is_linear for rule in self.rules.values())
 
+    @property
+    def like(self) -> Tensor:
+        """One of its tensors: type and device of all."""
+        return next(iter(self.drive.values()))
+
     @cached_property
     def starts_at_zero(self) -> bool:
         """Whether x(0) = 0 rather than the feed-forward activity."""
-        return self.rules[self.trace.network.output].initial == "zero"
+        return next(iter(self.rules.values())).initial == "zero"
 
     @cached_property
     def time_constants(self) -> dict[str, float]:
@@ -59,13 +67,18 @@ class Dynamics:
     @cached_property
     def remembered(self) -> tuple[str, ...]:
         """Units whose activity trace z the weight update reads."""
-        sources = {
-            source
-            for block in self.trace.network.blocks
-            if self.rules[block.name].update_activity == "trace"
-            for source in block.sources
-        }
-        return tuple(unit for unit in self.trace.network.units if unit in sources)
+        network = self.trace.network
+        wanted: set[str] = set()
+        for block in reversed(network.blocks):
+            traced = self.rules[block.name].update_activity == "trace" and block.layer.learns
+            if traced or (block.name in wanted and not block.relaxes):
+                wanted.update(block.sources)
+        return tuple(unit for unit in network.units if unit in wanted)
+
+    @cached_property
+    def clamped(self) -> dict[str, Tensor]:
+        """Outputs that don't relax, x^L ≡ g^L."""
+        return {unit: g for unit, g in self.drive.items() if unit not in self.tau}
 
     def initial(self) -> State:
         """x(0), feed-forward or zero, and z(0) = x̄."""
@@ -76,75 +89,128 @@ class Dynamics:
 
     def __call__(self, t: Tensor | float, state: State) -> State:
         """d(state)/dt, all units in parallel; autonomous, so ``t`` plays no part."""
-        x = self.with_clamped(state.activity)
+        x = self.activities(state.activity)
         rate: dict[str, Tensor] = {}
 
-        def send(unit: str, drive: Tensor) -> Tensor:
-            if unit in self.tau:
-                rate[unit] = relax(x[unit], drive, self.tau[unit])
+        def send(block: Block, drive: Tensor) -> Tensor:
+            if not block.relaxes:
+                return drive
+            unit = block.name
+            rate[unit] = relax(x[unit], drive, self.tau[unit])
             return x[unit]
 
-        self.trace.network.descend(self.drive, send, lambda block, v: self.pull(block, v, x))
+        self.descend(send, x)
         return State({unit: rate[unit] for unit in self.tau}, self._trace_rate(x, state.trace))
 
     def sweep(self, state: State, step: float) -> State:
         """One sequential sweep from the top, each unit driven by the already updated one above."""
-        x = self.with_clamped(state.activity)
+        x = self.activities(state.activity)
 
-        def send(unit: str, drive: Tensor) -> Tensor:
-            if unit in self.tau:
-                x[unit] = x[unit] + step * relax(x[unit], drive, self.tau[unit])
+        def send(block: Block, drive: Tensor) -> Tensor:
+            if not block.relaxes:
+                return drive
+            unit = block.name
+            x[unit] = x[unit] + step * relax(x[unit], drive, self.tau[unit])
             return x[unit]
 
-        self.trace.network.descend(self.drive, send, lambda block, v: self.pull(block, v, x))
+        self.descend(send, x)
         rate = self._trace_rate(x, state.trace)
         z = {unit: z + step * rate[unit] for unit, z in state.trace.items()}
         return State({unit: x[unit] for unit in self.tau}, z)
 
+    def descend(
+        self,
+        send: Callable[[Block, Tensor], Tensor],
+        x: Mapping[str, Tensor] = EMPTY,
+        top: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """``Network.descend`` from the loss gradient, or another ``top``, by this Rule's pulls."""
+        top = self.drive if top is None else top
+        self.trace.network.descend(top, send, lambda block, v: self.pull(block, v, x))
+
     def pull(self, block: Block, v: Tensor, x: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """pull_l(v) = (v ⊙ f′(a^l)) W, or with ψᵀ in W's place: what a block sends back.
 
-        ``v`` is [..., batch, n_{l+1}]; ``x`` the current activities, for a derivative taken there.
+        ``v`` is [entry, batch, …], or without the first axis; ``x`` the current activities, for a
+        derivative taken there.
         """
         slope = self.derivative(self.rules[block.name].relaxation_derivative, block, x)
-        psi = self.feedback.get(block.name)
-        return (block.layer.send_back(self.trace.parameters, v * slope, psi),)
+        return self.pull_linear(block, scale(v, slope))
+
+    def pull_linear(self, block: Block, v: Tensor) -> tuple[Tensor, ...]:
+        """v W, or v ψᵀ; for any other operation its vector–Jacobian product at the frozen pass."""
+        if isinstance(block.layer, Operation):
+            return self.trace.local[block.name].pull(v)
+        psi, below = self.feedback.get(block.name), self.trace.activity[block.sources[0]]
+        return (block.layer.send_back(self.trace.parameters, v, psi, below),)
 
     def derivative(
         self, choice: Derivative, block: Block, x: Mapping[str, Tensor]
-    ) -> Tensor | float:
-        """f′ of a block as the Rule takes it, shaped like its unit."""
+    ) -> Tensor | None:
+        """f′ of a block as the Rule takes it, shaped like its unit; None stands for f′ = 1."""
+        if block.activation is identity:
+            return None
         match choice:
             case "frozen":
                 return self.trace.derivative[block.name]
             case "current":
-                a = block.layer.forward(self.trace.parameters, x[block.sources[0]])
-                return activate(block.activation, a)[1]
+                below = [x[source] for source in block.sources]
+                return activate(block.activation, self.preactivation(block, below))[1]
             case "postsynaptic":
                 return activate(block.activation, x[block.name])[1]
             case "dropped":
-                return 1.0
+                return None
 
-    def with_clamped(self, activity: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Activities of all units: the input and a clamped output (x^L ≡ g^L) join the state."""
-        fixed = {INPUT: self.trace.activity[INPUT], self.trace.network.output: self.drive}
-        return fixed | dict(activity)
+    def preactivation(self, block: Block, below: Sequence[Tensor]) -> Tensor:
+        """a = layer(x), at these activities of the sources."""
+        if isinstance(block.layer, Operation):
+            return self.trace.local[block.name].again(below)
+        return block.layer.forward(self.trace.parameters, below[0])
+
+    def update(
+        self, block: Block, above: Tensor, slope: Tensor | None, below: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Eq. 2 of one block, {parameter name: gradient}; of any other operation by autograd."""
+        if isinstance(block.layer, Operation):
+            return self.trace.local[block.name].update(scale(above, slope))
+        x = below[block.sources[0]]
+        return plasticity.weight_gradient(block.layer, self.trace.parameters, above, slope, x)
+
+    def activities(self, activity: Mapping[str, Tensor]) -> "Activities":
+        """Activities of all units: inputs and clamped outputs (x^L ≡ g^L) join the state."""
+        inputs = {name: self.trace.activity[name] for name in self.trace.network.inputs}
+        return Activities(self, inputs | self.clamped | dict(activity))
 
     def equilibrium(self) -> dict[str, Tensor]:
         """Where a linear system settles, x^l = pull_l(x^{l+1}): with the default Rule, ∂𝓛/∂x̄^l."""
         x: dict[str, Tensor] = {}
 
-        def send(unit: str, drive: Tensor) -> Tensor:
-            x[unit] = drive
+        def send(block: Block, drive: Tensor) -> Tensor:
+            x[block.name] = drive
             return drive
 
-        self.trace.network.descend(self.drive, send, lambda block, v: self.pull(block, v, {}))
-        return {unit: x[unit] for unit in self.trace.network.units}
+        self.descend(send)
+        return {unit: x[unit] for unit in self.tau} | self.clamped
 
     def samples(self, which: slice) -> "Dynamics":
         """The same dynamics, for some samples of the batch only."""
-        return replace(self, trace=self.trace.samples(which), drive=self.drive[which])
+        drive = {unit: g[which] for unit, g in self.drive.items()}
+        return replace(self, trace=self.trace.samples(which), drive=drive)
 
     def _trace_rate(self, x: Mapping[str, Tensor], z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tau = self.tau_trace
         return {} if tau is None else {u: plasticity.remember(x[u], z[u], tau) for u in z}
+
+
+class Activities(dict[str, Tensor]):
+    """Current activities by name; what has no leak is computed from them when first asked for."""
+
+    def __init__(self, dynamics: Dynamics, known: Mapping[str, Tensor]) -> None:
+        super().__init__(known)
+        self._dynamics = dynamics
+
+    def __missing__(self, name: str) -> Tensor:
+        block = self._dynamics.trace.network.block[name]
+        below = [self[source] for source in block.sources]
+        self[name] = x = block.activation(self._dynamics.preactivation(block, below))
+        return x

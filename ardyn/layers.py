@@ -6,6 +6,7 @@ they may carry leading ensemble axes or move in time.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,50 +22,133 @@ class Linear:
 
     weight: str
     bias: str | None
+    learns: ClassVar[bool] = True
 
     def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
-        """a = x Wᵀ + b; x is [..., batch, n_l], a is [..., batch, n_{l+1}]."""
-        a = x @ parameters[self.weight].mT
-        return a if self.bias is None else a + parameters[self.bias]
+        """a = x Wᵀ + b; x is [batch, …, n_l], a is [batch, …, n_{l+1}]."""
+        return functional.linear(x, parameters[self.weight], _bias(self, parameters))
 
-    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None) -> Tensor:
-        """v W, or v ψᵀ where there are feedback weights; v is [..., batch, n_{l+1}].
+    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None, x: Tensor) -> Tensor:
+        """v W, or v ψᵀ where there are feedback weights; v is [entry, batch, …, n_{l+1}].
 
         ψ is [n_l, n_{l+1}], the shape of Wᵀ.
         """
         return v @ (parameters[self.weight] if psi is None else psi.mT)
 
-    def update(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         """vᵀ x for W and Σ v for b, summed over the batch (paper, Eq. 2)."""
+        v, x = v.flatten(0, -2), x.flatten(0, -2)
         weight = {self.weight: v.mT @ x}
-        return weight if self.bias is None else weight | {self.bias: v.sum(-2)}
+        return weight if self.bias is None else weight | {self.bias: v.sum(0)}
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution, transposed or not, in one to three dimensions; padded with zeros."""
+
+    weight: str
+    bias: str | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    is_transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+    learns: ClassVar[bool] = True
+
+    @property
+    def _geometry(self) -> tuple[object, ...]:
+        shape = (self.stride, self.padding, self.dilation, self.is_transposed)
+        return (*shape, self.output_padding, self.groups)
+
+    def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """a = W ∗ x + b; x is [batch, channel, …]."""
+        a: Tensor = torch.convolution(  # type: ignore[call-overload]
+            x, parameters[self.weight], _bias(self, parameters), *self._geometry
+        )
+        return a
+
+    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None, x: Tensor) -> Tensor:
+        """v pulled back through W, or through the kernel that ψ makes; v is [entry, batch, …].
+
+        ψ is [n, m], the shape of the transpose of the kernel flattened to [m, n].
+        """
+        W = parameters[self.weight]
+        kernel = W if psi is None else psi.mT.reshape(W.shape)
+        entries = v.shape[: v.ndim - x.ndim]
+        flat = v.reshape(-1, *v.shape[v.ndim - x.ndim + 1 :])
+        # Only the shape of what was convolved matters here, so that it takes no memory.
+        shaped = x.new_empty(1).expand(len(flat), *x.shape[1:])
+        pulled = self._backward(flat, shaped, kernel, (True, False, False))[0]
+        return pulled.reshape(*entries, *x.shape)
+
+    def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """The same products as a fully connected layer's, summed over positions too."""
+        wanted = (False, True, self.bias is not None)
+        _, weight, bias = self._backward(v, x, parameters[self.weight], wanted)
+        return {self.weight: weight} | ({} if self.bias is None else {self.bias: bias})
+
+    def _backward(
+        self, v: Tensor, x: Tensor, W: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        channels = [v.shape[1]]
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+            v, x, W, channels, *self._geometry, wanted
+        )
+        return found
 
 
 @dataclass(frozen=True)
 class PassThrough:
     """No layer: an activation that stands alone. a = x, nothing to learn."""
 
-    weight: str | None = None
+    weight: ClassVar[None] = None
+    learns: ClassVar[bool] = False
 
     def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
         """a = x."""
         return x
 
-    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None) -> Tensor:
+    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None, x: Tensor) -> Tensor:
         """v, unchanged."""
         return v
 
-    def update(self, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         """No parameters, no update."""
         return {}
 
 
-Layer = Linear | PassThrough
+@dataclass(frozen=True)
+class Operation:
+    """Anything else: autograd differentiates it at the frozen pass, whatever the Rule."""
+
+    parameters: tuple[str, ...] = ()
+    """Names of the parameters that it reads itself."""
+    part: tuple[object, ...] = ()
+    """Indices of the part of its value that counts, where it returns a tuple."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters."""
+        return bool(self.parameters)
+
+
+LocalLayer = Linear | Conv | PassThrough
+Layer = LocalLayer | Operation
+
+
+def _bias(layer: Linear | Conv, parameters: Parameters) -> Tensor | None:
+    return None if layer.bias is None else parameters[layer.bias]
 
 
 def identity(x: Tensor) -> Tensor:
     """f(a) = a."""
     return x
+
+
+def scale(v: Tensor, slope: Tensor | None) -> Tensor:
+    """v ⊙ f′; None stands for f′ = 1."""
+    return v if slope is None else v * slope
 
 
 def activate(f: Activation, a: Tensor) -> tuple[Tensor, Tensor]:

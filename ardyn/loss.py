@@ -1,6 +1,8 @@
 """Losses, summed over the samples, so that a sample's trajectory never depends on its batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch.nn import functional
 
 from ardyn.errors import InputError, check_choice
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Any, Any], Tensor]
 Loss = str | LossFunction
 
 
@@ -19,7 +21,7 @@ def sse(output: Tensor, target: Tensor) -> Tensor:
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
     """Per sample the mean of (x − t)² over the outputs, summed over samples."""
-    return (output - target).square().flatten(1).mean(1).sum()
+    return (output - target).square().reshape(len(output), -1).mean(1).sum()
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ LOSSES: Mapping[str, LossFunction] = {"sse": sse, "mse": mse, "cross_entropy": c
 
 
 def loss_function(loss: Loss) -> LossFunction:
-    """The loss of that name, or the callable itself.
+    """The loss of that name, summed over all outputs, or the callable itself.
 
     Raises:
         InputError: an unknown name.
@@ -39,45 +41,114 @@ def loss_function(loss: Loss) -> LossFunction:
     if callable(loss):
         return loss
     check_choice("loss", loss, LOSSES)
-    return LOSSES[loss]
+    return partial(_sum_over_outputs, loss)
 
 
-def loss_gradient(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """𝓛 and the output drive g^L = ∂𝓛/∂x̄^L, by autograd.
+def loss_gradient(
+    loss: Loss,
+    outputs: Mapping[str, Tensor],
+    returning: Callable[[Mapping[str, Tensor]], Any],
+    target: Any,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """𝓛 and the drive g^L = ∂𝓛/∂x̄^L of every output, by autograd.
+
+    Args:
+        outputs: x̄ of every output, [batch, …].
+        returning: what the module returns, as made of them; the loss is called with that.
+        target: what the loss compares it with; for a loss by its name, arranged likewise, with None
+            beside an output that it passes over.
 
     Raises:
         InputError: targets that don't fit the output, or a loss that isn't one finite number.
     """
+    with torch.enable_grad():
+        x = {name: value.detach().requires_grad_() for name, value in outputs.items()}
+        value = _value(loss, returning(x), target)
+        drive = torch.autograd.grad(value, tuple(x.values()), materialize_grads=True)
+    if not all(each.isfinite().all() for each in drive):
+        raise InputError(
+            f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
+            f"infinity in the targets"
+        )
+    return value.detach(), dict(zip(x, drive, strict=True))
+
+
+def loss_name(loss: Loss) -> str:
+    """The loss's name, for a callable its own."""
+    return loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
+
+
+def _sum_over_outputs(loss: str, output: Any, target: Any) -> Tensor:
+    terms = [_term(loss, each, its_target) for each, its_target in _pairs(output, target)]
+    if not terms:
+        raise InputError(f"every target is None, so that the loss {loss!r} has none; pass one")
+    return sum(terms[1:], start=terms[0])
+
+
+def _pairs(output: Any, target: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every output with its target, from tuples, lists and dicts of the same arrangement."""
+    if target is None:
+        return
+    if isinstance(output, Tensor) and isinstance(target, Tensor):
+        yield output, target
+        return
+    if isinstance(output, dict) and isinstance(target, dict) and output.keys() == target.keys():
+        output, target = list(output.values()), [target[key] for key in output]
+    sequences = isinstance(output, (tuple, list)) and isinstance(target, (tuple, list))
+    if not sequences or len(output) != len(target):
+        raise InputError(
+            f"targets {_arrangement(target)} don't fit the output {_arrangement(output)}; arrange "
+            f"them as the module arranges its outputs, with None where there is no target"
+        )
+    for each, its_target in zip(output, target, strict=True):
+        yield from _pairs(each, its_target)
+
+
+def _arrangement(value: Any) -> str:
+    """Tensors by their shapes, in the tuples, lists and dicts that hold them."""
+    if isinstance(value, Tensor):
+        return f"[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_arrangement(each)}' for key, each in value.items())}}}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_arrangement, value))})"
+    return type(value).__name__
+
+
+def _term(loss: str, output: Tensor, target: Tensor) -> Tensor:
+    """A named loss of one output."""
     if loss in ("sse", "mse") and target.shape != output.shape:
         cure = "pass one-hot targets" if target.ndim < output.ndim else "pass one per output"
         raise InputError(
             f"targets of shape {list(target.shape)} don't fit an output of shape "
             f"{list(output.shape)} under the loss {loss!r}; {cure}"
         )
-    if loss == "cross_entropy" and not target.is_floating_point():
+    if loss == "cross_entropy" and not target.is_floating_point() and output.ndim > 1:
         _check_classes(target, output.shape[1])
-    with torch.enable_grad():
-        x = output.detach().requires_grad_()
-        try:
-            value = loss_function(loss)(x, target)
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise InputError(
-                f"targets of shape {list(target.shape)} and type {target.dtype} don't fit an "
-                f"output of shape {list(output.shape)} under the loss {loss_name(loss)!r} ({error})"
-            ) from error
-        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
-            got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise InputError(
-                f"the loss {loss_name(loss)!r} must return one number that depends on the "
-                f"output, got {got}; sum over the samples"
-            )
-        (drive,) = torch.autograd.grad(value, x)
-    if not drive.isfinite().all():
+    return LOSSES[loss](output, target)
+
+
+def _value(loss: Loss, output: Any, target: Any) -> Tensor:
+    """𝓛, checked to be one number that depends on the output."""
+    function = loss_function(loss)
+    try:
+        value = function(output, target)
+    except InputError:
+        raise
+    except (RuntimeError, IndexError, ValueError) as error:
+        kind = f" and type {target.dtype}" if isinstance(target, Tensor) else ""
         raise InputError(
-            f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
-            f"infinity in the targets"
+            f"targets of shape {_arrangement(target)}{kind} don't fit an output of shape "
+            f"{_arrangement(output)} under the loss {loss_name(loss)!r} ({error}); pass such as it "
+            f"takes"
+        ) from error
+    if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+        got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise InputError(
+            f"the loss {loss_name(loss)!r} must return one number that depends on the "
+            f"output, got {got}; sum over the samples"
         )
-    return value.detach(), drive
+    return value
 
 
 def _check_classes(target: Tensor, classes: int) -> None:
@@ -88,8 +159,3 @@ def _check_classes(target: Tensor, classes: int) -> None:
             f"targets hold the class {outside[0].item()}, which is out of bounds for an output of "
             f"{classes} classes; use 0 … {classes - 1}"
         )
-
-
-def loss_name(loss: Loss) -> str:
-    """The loss's name, for a callable its own."""
-    return loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))

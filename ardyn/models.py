@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ardyn.blocks import parameters_of, trace_network
+from ardyn.blocks import parameters_of, weighted_layers
 from ardyn.errors import InputError, check_choice, check_positive
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -61,14 +61,13 @@ def random_feedback(
     """Feedback weights ψ ~ N(0, std²) for every block that has weights, independent of them.
 
     Returns:
-        {block: ψ}, each in the shape of Wᵀ, [n_l, n_{l+1}], in the weights' type, on their device.
+        {block: ψ}, each in the shape of Wᵀ, [n_l, n_{l+1}], of a convolution in that of its
+        flattened kernel's transpose; in the weights' type, on their device.
     """
     check_positive("std", std)
     parameters = parameters_of(model)
     weights = {
-        block.name: parameters[block.layer.weight]
-        for block in trace_network(model).blocks
-        if block.layer.weight is not None
+        name: parameters[layer.weight].flatten(1) for name, layer in weighted_layers(model).items()
     }
     return {
         name: std * torch.randn(W.mT.shape, generator=generator, dtype=W.dtype).to(W.device)

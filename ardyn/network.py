@@ -1,34 +1,37 @@
-"""Network: a graph of blocks, one relaxing unit per block."""
+"""Network: a graph of blocks, and which of them are relaxing units."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Literal, get_args
 
 from torch import Tensor, fx
 
 from ardyn.layers import Activation, Layer, identity
 
 INPUT = "input"
-"""The network's input x⁰: the one source that does not relax."""
+"""The network's input x⁰: the one source that does not relax. Of several, "input.NAME" each."""
+
+Units = Literal["block", "operation"]
+UNITS = get_args(Units)
 
 
 @dataclass(frozen=True)
 class Block:
-    """x^{l+1} = f(a), a = layer(x^l): a layer with its activation, driving one unit."""
+    """x = f(a), a = layer(x of the sources): a layer with its activation, or one operation."""
 
     name: str
     """Name of the block and of the unit it drives: its layer's module name."""
     sources: tuple[str, ...]
-    """Units the block reads; ``INPUT`` is the network's input."""
+    """Blocks and inputs that it reads, where gradients flow."""
     layer: Layer
     node: str
     """Name of the traced operation whose value is the unit's activity."""
     activation: Activation = identity
-
-    @cached_property
-    def reads_units(self) -> bool:
-        """Whether anything that relaxes lies below, so that sending back has a receiver."""
-        return any(source != INPUT for source in self.sources)
+    relaxes: bool = True
+    """Whether it drives a unit with a leak; else it passes on at once what it is sent."""
+    head: str = ""
+    """Name of the first of its traced operations, where that isn't ``node``."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +41,110 @@ class Network:
     blocks: tuple[Block, ...]
     graph: fx.Graph
     """The traced operations, to run through the module itself."""
+    returned: Any
+    """What the module returns: a traced operation, or tuples, lists and dicts of them."""
+    outputs: tuple[str, ...]
+    """Blocks whose values it returns."""
+    inputs: tuple[str, ...] = (INPUT,)
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        """Names of the units x^1 … x^L, in feed-forward order."""
-        return tuple(block.name for block in self.blocks)
+        """Names of the relaxing units x^1 … x^L, in feed-forward order."""
+        return tuple(block.name for block in self.blocks if block.relaxes)
 
-    @property
-    def output(self) -> str:
-        """Name of the output unit x^L."""
-        return self.blocks[-1].name
+    @cached_property
+    def block(self) -> dict[str, Block]:
+        """Blocks by name."""
+        return {block.name: block for block in self.blocks}
+
+    @cached_property
+    def terminal(self) -> frozenset[str]:
+        """Outputs that nothing else reads: those that can be clamped."""
+        read = {source for block in self.blocks for source in block.sources}
+        return frozenset(self.outputs) - read
+
+    @cached_property
+    def clamped(self) -> "Network":
+        """The same, its terminal outputs held at the loss gradient: they pass it on at once."""
+        blocks = (
+            replace(b, relaxes=b.relaxes and b.name not in self.terminal) for b in self.blocks
+        )
+        return replace(self, blocks=tuple(blocks))
 
     @cached_property
     def is_chain(self) -> bool:
         """Whether every block reads the one just below it, and nothing else."""
-        below = (INPUT, *self.units[:-1])
-        return all(block.sources == (unit,) for block, unit in zip(self.blocks, below, strict=True))
+        below = (*self.inputs, *(block.name for block in self.blocks))
+        return len(self.inputs) == len(self.outputs) == 1 and all(
+            block.sources == (name,) for block, name in zip(self.blocks, below, strict=False)
+        )
+
+    @cached_property
+    def level(self) -> dict[str, int]:
+        """Units on the longest path from each block down to an input, its own included."""
+        level: dict[str, int] = dict.fromkeys(self.inputs, 0)
+        for block in self.blocks:
+            below = max((level[source] for source in block.sources), default=0)
+            level[block.name] = below + block.relaxes
+        return level
+
+    @cached_property
+    def height(self) -> dict[str, int]:
+        """Units on the longest path from each block up to an output, its own included."""
+        height: dict[str, int] = {}
+        for block in reversed(self.blocks):
+            own = height[block.name] = height.get(block.name, 0) + block.relaxes
+            for source in block.sources:
+                height[source] = max(height.get(source, 0), own)
+        return height
+
+    @property
+    def depth(self) -> int:
+        """Units on the longest path."""
+        return max(self.level.values())
+
+    @cached_property
+    def towards_units(self) -> frozenset[str]:
+        """Blocks that relax, and those that pass on to one that does."""
+        found: set[str] = set()
+        for block in self.blocks:
+            if block.relaxes or found.intersection(block.sources):
+                found.add(block.name)
+        return frozenset(found)
+
+    @cached_property
+    def towards_parameters(self) -> frozenset[str]:
+        """Blocks without a leak that learn, and those that pass on to one that does."""
+        found: set[str] = set()
+        for block in self.blocks:
+            if not block.relaxes and (block.layer.learns or found.intersection(block.sources)):
+                found.add(block.name)
+        return frozenset(found)
 
     def descend(
         self,
-        top: Tensor,
-        send: Callable[[str, Tensor], Tensor],
+        top: Mapping[str, Tensor],
+        send: Callable[[Block, Tensor], Tensor],
         pull: Callable[[Block, Tensor], tuple[Tensor, ...]],
+        towards: frozenset[str] | None = None,
     ) -> None:
-        """Visit the units from the output down; the one backward sweep that everything shares.
+        """Visit the blocks from the outputs down; the one backward sweep that everything shares.
 
-        A unit's drive is the sum of what its children pull back (paper, Eq. 7); the output's is
-        ``top``. ``send(unit, drive)`` returns what the unit passes on to the blocks below it, and
-        ``pull(block, v)`` what the block makes of that, one tensor per source.
+        A unit's drive is the sum of what its children pull back (paper, Eq. 7), and for some
+        ``top``, from where the sweep starts. ``send(block, drive)`` returns what the block's unit
+        passes on below, and ``pull(block, v)`` what the block makes of that, one tensor per source.
+
+        Args:
+            towards: blocks that take drives; by default those on the way to a relaxing unit.
         """
-        drive: dict[str, Tensor] = {self.output: top}
+        towards = self.towards_units if towards is None else towards
+        drive = dict(top)
         for block in reversed(self.blocks):
-            sent = send(block.name, drive.pop(block.name))
-            if not block.reads_units:
+            if block.name not in drive:
+                continue
+            sent = send(block, drive.pop(block.name))
+            if towards.isdisjoint(block.sources):
                 continue
             for source, pulled in zip(block.sources, pull(block, sent), strict=True):
-                drive[source] = drive[source] + pulled if source in drive else pulled
+                if source in towards:
+                    drive[source] = drive[source] + pulled if source in drive else pulled

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ardyn.layers import Layer
+from ardyn.layers import LocalLayer, Parameters, scale
 
 
 def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:
@@ -11,10 +11,14 @@ def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:
 
 
 def weight_gradient(
-    layer: Layer, x_above: Tensor, slope: Tensor | float, x_below: Tensor
+    layer: LocalLayer,
+    parameters: Parameters,
+    x_above: Tensor,
+    slope: Tensor | None,
+    x_below: Tensor,
 ) -> dict[str, Tensor]:
     """∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch (paper, Eq. 2).
 
     Weights descend: W ← W − lr · ∂𝓛/∂W, as x^{l+1} settles on +∂𝓛/∂x^{l+1}.
     """
-    return layer.update(x_above * slope, x_below)
+    return layer.update(parameters, scale(x_above, slope), x_below)

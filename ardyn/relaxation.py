@@ -3,19 +3,21 @@
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ardyn.blocks import parameters_of, trace_network
 from ardyn.checks import (
+    as_inputs,
     check_differentiable,
     check_finite,
     check_matching,
     check_stable,
-    check_tensors,
     check_tolerance,
     checked_feedback,
+    numbered,
     tau_of_each,
 )
 from ardyn.closed_form import ClosedForm, check_linear
@@ -23,8 +25,10 @@ from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError, check_positive
+from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
+from ardyn.network import Units
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.sweep import Sweep
@@ -38,17 +42,23 @@ class Relaxation:
     """The relaxation phase of AR on one batch, after the feed-forward pass.
 
     Args:
-        model: any module that torch.fx traces to a chain of Linear layers and activations.
-        inputs: x⁰, [batch, unit], in the model's type and on its device.
-        targets: what the loss compares the output with; [batch, output], or class indices [batch].
-        loss: "sse" (Σ (x − t)²), "mse", "cross_entropy", or a callable (output, target) that sums
-            over samples.
+        model: any module that torch.fx traces, in eval mode where that matters.
+        inputs: x⁰, [batch, …], in the model's type and on its device; a tuple for a module of
+            several inputs.
+        targets: what the loss compares the output with, [batch, output], or class indices [batch];
+            arranged as the module arranges its outputs, with None where one bears no loss.
+        loss: "sse" (Σ (x − t)²), "mse", "cross_entropy", each summed over outputs, or a callable
+            (output, target) that sums over samples.
         rule: one Rule for every block, or {name pattern: Rule}.
         tau: τ of every relaxing unit, or one per unit in feed-forward order (the output among them
             when it relaxes). It sets the unit of time.
-        feedback: ψ of each block whose Rule asks for feedback weights, {block: [n_l, n_{l+1}]};
-            ``random_feedback`` draws them.
+        feedback: ψ of each block whose Rule asks for feedback weights, {block: [n_l, n_{l+1}]}, for
+            a convolution in the shape of its flattened kernel's transpose; ``random_feedback``
+            draws them.
         tau_trace: τ_z of the activity trace, where the Rule's update activity is "trace".
+        units: "block": a leak for every layer with its activation; "operation": for every operation
+            that torch.fx traces. The equilibrium is the same; with more leaks on its way, a
+            gradient takes longer to arrive.
 
     Raises:
         InputError: any of these that cannot be used; nothing has been integrated by then.
@@ -57,50 +67,50 @@ class Relaxation:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Tensor | Sequence[Tensor],
+        targets: Any,
         loss: Loss = "sse",
         rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
         tau: float | Sequence[float] = 1.0,
         feedback: Mapping[str, Tensor] | None = None,
         tau_trace: float | None = None,
+        units: Units = "block",
     ) -> None:
-        self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
-        check_tensors(inputs=inputs, targets=targets)
-        self.network = trace_network(model)
-        watched = {**dict(model.named_parameters()), "inputs": inputs, "targets": targets}
-        check_differentiable(watched)
-        self._watched = tuple(watched.values())
-        self._versions = [tensor._version for tensor in self._watched]
-        rules = rule_of_each_block(rule, self.network.units)
+        self.model, self.targets, self.loss = model, targets, loss
+        self.inputs = as_inputs(inputs)
+        check_differentiable(model, self.inputs, targets)
         parameters = parameters_of(model)
-        check_matching(parameters, inputs)
+        check_matching(parameters, self.inputs)
         check_finite({f"parameter '{name}'": p for name, p in parameters.items()})
-        check_finite({"inputs": inputs})
+        check_finite(numbered("inputs", self.inputs))
+        self.network = trace_network(model, self.inputs, units)
+        self._watched = (*model.parameters(), *model.buffers(), *self.inputs, *tensors_in(targets))
+        self._versions = [tensor._version for tensor in self._watched]
+        rules = rule_of_each_block(rule, tuple(self.network.block))
+        is_clamped = next(iter(rules.values())).output == "clamped"
+        network = self.network.clamped if is_clamped else self.network
         with torch.no_grad():
-            trace = feed_forward(self.network, parameters, inputs)
-        self.loss_value, drive = loss_gradient(loss, trace.output, targets)
+            trace = feed_forward(network, model, parameters, self.inputs)
+        outputs = {name: trace.activity[name] for name in network.outputs}
+        self.loss_value, drive = loss_gradient(loss, outputs, trace.returning, targets)
         if any(each.update_activity == "trace" for each in rules.values()):
             if tau_trace is None:
                 raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
             check_positive("tau_trace", tau_trace)
-        relaxing = self.network.units
-        if rules[self.network.output].output == "clamped":
-            relaxing = relaxing[:-1]
-        if not relaxing:
+        if not network.units:
             raise InputError("no unit relaxes: one block and a clamped output; let it relax")
         self.dynamics = Dynamics(
             trace=trace,
             drive=drive,
             rules=rules,
-            feedback=checked_feedback(self.network, parameters, rules, feedback or {}),
-            tau=tau_of_each(tau, relaxing),
+            feedback=checked_feedback(network, parameters, rules, feedback or {}),
+            tau=tau_of_each(tau, network.units),
             tau_trace=tau_trace,
         )
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
-        """∂𝓛/∂x̄ of every unit, by autograd through the module itself, [batch, unit] each."""
+        """∂𝓛/∂x̄ of every unit, by autograd through the module itself, [batch, …] each."""
         self._check_unchanged()
         loss = loss_function(self.loss)
         return bp_gradients(self.model, self.network, self.inputs, self.targets, loss)
@@ -109,13 +119,14 @@ class Relaxation:
     def equilibrium(self) -> dict[str, Tensor] | None:
         """Where the rule's dynamics settle: the BP gradient, or with ψ or f′ = 1 a pseudo-gradient.
 
-        [batch, unit] each; None for a nonlinear rule, which has no closed form.
+        [batch, …] each; None for a nonlinear rule, which has no closed form.
         """
         if not self.dynamics.is_linear:
             return None
         self._check_unchanged()
         with torch.no_grad():
-            return self.dynamics.equilibrium()
+            found = self.dynamics.equilibrium()
+        return {unit: found[unit] for unit in self.network.units}
 
     @property
     def settings(self) -> dict[str, str]:
@@ -123,7 +134,7 @@ class Relaxation:
         rules = self.dynamics.rules
         alike = len(set(rules.values())) == 1
         return {
-            "rule": str(rules[self.network.output] if alike else rules),
+            "rule": str(next(iter(rules.values())) if alike else rules),
             "tau": str(self.dynamics.tau),
             "tau_trace": str(self.dynamics.tau_trace),
             "loss": loss_name(self.loss),
@@ -166,7 +177,7 @@ class Relaxation:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
         check_stable(solver, self.dynamics.time_constants)
-        check_tolerance(solver, self.dynamics.drive.dtype)
+        check_tolerance(solver, self.dynamics.like.dtype)
         if isinstance(solver, ClosedForm):
             check_linear(self.dynamics)
             if stop is not None:
@@ -190,8 +201,8 @@ class Relaxation:
         against = choose_reference(self, reference)
         with torch.no_grad():
             times = exact_convergence_time(self.dynamics, against, tolerance, per_sample)
-        clamped = torch.zeros_like(next(iter(times.values())))
-        return times | {unit: clamped for unit in self.network.units if unit not in times}
+        at_once = torch.zeros_like(next(iter(times.values())))
+        return {unit: times.get(unit, at_once) for unit in self.network.units}
 
     def _check_unchanged(self) -> None:
         """Raise InputError if the tensors were changed in place since the feed-forward pass."""
@@ -204,9 +215,8 @@ class Relaxation:
     def _trajectory(
         self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object
     ) -> Trajectory:
-        output = self.network.output
-        if output not in activities:
-            clamped = self.dynamics.drive.expand(len(t), *self.dynamics.drive.shape)
-            activities = ChainMap({output: clamped}, activities)  # type: ignore[arg-type]
+        clamped = {u: g.expand(len(t), *g.shape) for u, g in self.dynamics.clamped.items()}
+        if clamped:
+            activities = ChainMap(clamped, activities)  # type: ignore[arg-type]
         is_exact = isinstance(solver, ClosedForm) and solver.of is None
         return Trajectory(t, activities, self, solver, is_exact, **more)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ class SteadyState:
 
 
 def _norm(x: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
     return norm
 
 
@@ -129,7 +129,7 @@ class Watch:
         for unit, x in state.activity.items():
             bad = ~torch.isfinite(x)
             if bad.any():
-                sample = int(bad.nonzero()[0, -2])
+                sample = int(bad.nonzero()[0, x.ndim - self.names.activity[unit].ndim])
                 return DivergenceError(
                     f"the relaxation left the finite numbers {when}, first seen in unit '{unit}' "
                     f"of sample {sample}; use a shorter step, or an adaptive method"

@@ -1,6 +1,7 @@
 """Training with AR: the weight update at the end of a relaxation, in place of loss.backward()."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +9,15 @@ from torch import Tensor, nn
 from ardyn.closed_form import ClosedForm
 from ardyn.dynamics import Dynamics
 from ardyn.loss import Loss
-from ardyn.plasticity import weight_gradient
+from ardyn.network import Block, Units
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
 
 
 def backward(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Tensor | Sequence[Tensor],
+    targets: Any,
     loss: Loss = "sse",
     rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
     tau: float | Sequence[float] = 1.0,
@@ -24,6 +25,7 @@ def backward(
     solver: Solver = ClosedForm(),  # noqa: B008  (frozen)
     feedback: Mapping[str, Tensor] | None = None,
     tau_trace: float | None = None,
+    units: Units = "block",
 ) -> Tensor:
     """Relax, then add AR's estimate of the gradient to every parameter's ``.grad``.
 
@@ -41,7 +43,7 @@ def backward(
     Raises:
         InputError, DivergenceError: as ``Relaxation`` and its ``solve``.
     """
-    sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback, tau_trace)
+    sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback, tau_trace, units)
     final = sim.solve([duration], solver)
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
@@ -59,18 +61,30 @@ def parameter_gradients(
 ) -> dict[str, Tensor]:
     """Eq. 2 at the given activities, {parameter name: gradient}, summed over the batch.
 
+    A parameter that is used several times has the sum of their gradients. What has no leak, such as
+    a weight that is itself computed from parameters, takes its share of the same sweep.
+
     Args:
-        activity: x of every unit, [batch, unit].
-        traces: z of the units that a Rule remembers, [batch, unit].
+        activity: x of every unit, [batch, …].
+        traces: z of the units that a Rule remembers, [batch, …].
     """
-    x = dynamics.with_clamped(activity)
-    frozen = dynamics.trace.activity
-    presynaptic = {"frozen": frozen, "current": x, "trace": {**frozen, **traces}}
+    x, z = dynamics.activities(activity), dynamics.activities(dict(activity) | dict(traces))
+    presynaptic = {"frozen": dynamics.trace.activity, "current": x, "trace": z}
     gradients: dict[str, Tensor] = {}
-    for block in dynamics.trace.network.blocks:
+
+    def send(block: Block, above: Tensor) -> Tensor:
         rule = dynamics.rules[block.name]
-        below = presynaptic[rule.update_activity][block.sources[0]]
         slope = dynamics.derivative(rule.update_derivative, block, x)
-        for name, change in weight_gradient(block.layer, x[block.name], slope, below).items():
+        changes = dynamics.update(block, above, slope, presynaptic[rule.update_activity])
+        for name, change in changes.items():
             gradients[name] = gradients[name] + change if name in gradients else change
+        return above
+
+    network = dynamics.trace.network
+    network.descend(
+        {unit: x[unit] for unit in (*network.units, *dynamics.clamped)},
+        send,
+        lambda block, v: dynamics.pull(block, v, x),
+        network.towards_parameters,
+    )
     return gradients

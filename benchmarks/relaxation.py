@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.benchmark import Timer
 
 import ardyn
+from ardyn.layers import scale
 from plots.command_line import refusing
 from studies.runs import check_device
 
@@ -85,14 +86,16 @@ def _cases(device: str) -> dict[str, Callable[[], object]]:
     targets = functional.one_hot(labels, 10).float().to(device)
     sim = ardyn.Relaxation(model, inputs, targets)
     trace = sim.dynamics.trace
-    hidden = [(trace.derivative[f"fc{i}"], trace.parameters[f"fc{i}.weight"]) for i in (4, 3, 2)]
+    hidden = [
+        (trace.derivative.get(f"fc{i}"), trace.parameters[f"fc{i}.weight"]) for i in (4, 3, 2)
+    ]
     times = torch.linspace(0.05, 10, 200)
     euler, sweep = ardyn.Fixed("euler", step=0.1), ardyn.Sweep(step=0.1)
 
     def pull_backs() -> None:
-        v = sim.dynamics.drive
+        v = sim.dynamics.drive["fc4"]
         for slope, W in hidden:
-            v = (v * slope) @ W
+            v = scale(v, slope) @ W
 
     def states(times: object, solver: ardyn.relaxation.Solver) -> list[torch.Tensor]:
         trajectory = sim.solve(times, solver)  # type: ignore[arg-type]

@@ -97,7 +97,7 @@ def work_precision(sim: ardyn.Relaxation, tau: float, name: str, reference: Solv
 
 def tight_solver(sim: ardyn.Relaxation) -> ardyn.Adaptive:
     """A solver near the limit of the number format."""
-    rtol = 1e-12 if sim.inputs.dtype == torch.float64 else 1e-6
+    rtol = 1e-12 if sim.dynamics.like.dtype == torch.float64 else 1e-6
     return ardyn.Adaptive("dopri8", rtol=rtol, atol=rtol * 1e-3)
 
 
@@ -147,5 +147,5 @@ def convergence_at_depth(
 
 
 def _synchronise(sim: ardyn.Relaxation) -> None:
-    if sim.inputs.is_cuda:
-        torch.cuda.synchronize(sim.inputs.device)
+    if sim.dynamics.like.is_cuda:
+        torch.cuda.synchronize(sim.dynamics.like.device)

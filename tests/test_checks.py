@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import ardyn
-from ardyn import ClosedForm, Fixed, InputError, Relaxation, Rule, Sweep
+from ardyn import ClosedForm, Fixed, InputError, Rule, Sweep
 from tests.problems import DEVICE, Problem, assert_same, problem, states
 
 CLAMPED = Rule(output="clamped")
@@ -55,7 +54,7 @@ def test_a_target_that_is_not_finite_is_refused(value):
         problem().relaxation(targets=targets)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_inputs_of_another_type_are_refused(dtype):
     with pytest.raises(InputError, match=rf"inputs are {dtype}.*'fc1.weight' is torch.float64.*to"):
         problem().relaxation(inputs=torch.ones(4, 6, dtype=dtype, device=DEVICE))
@@ -65,9 +64,8 @@ def test_inputs_of_another_type_are_refused(dtype):
     ("shape", "words"),
     [
         ((4, 7), r"block 'fc1' cannot take activities of shape \[4, 7\]"),
-        ((6,), r"must be \[batch, unit\].*got \[6\].*inputs\[None\]"),
-        ((), r"must be \[batch, unit\].*got \[\]"),
-        ((0, 6), r"at least one sample, got \[0, 6\]"),
+        ((), r"must be \[batch, …\].*got \[\].*inputs\[None\]"),
+        ((0, 6), r"at least one sample.*got \[0, 6\]"),
     ],
 )
 def test_inputs_of_another_shape_are_refused(shape, words):
@@ -249,12 +247,6 @@ def test_rules_must_agree_on_the_output():
 def test_what_is_no_solver_is_refused(solver):
     with pytest.raises(InputError, match=f"solver.*{solver!r}|{solver!r}.*solver"):
         problem().relaxation().solve([1.0], solver)
-
-
-def test_a_conv_layer_is_named():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
-    with pytest.raises(InputError, match="Conv2d '0' of Sequential"):
-        Relaxation(model, torch.zeros(2, 1, 4, 4), torch.zeros(2, 3))
 
 
 def test_feedback_weights_that_no_rule_uses_are_refused():

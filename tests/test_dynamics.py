@@ -135,7 +135,7 @@ def test_the_trace_decays_towards_the_activity():
 def test_a_clamped_output_is_not_part_of_the_state():
     dynamics = problem().relaxation(rule=Rule(output="clamped")).dynamics
     assert set(dynamics.initial().activity) == {"fc1", "fc2"}
-    assert dynamics.with_clamped({})["fc3"] is dynamics.drive
+    assert dynamics.activities({})["fc3"] is dynamics.drive["fc3"]
 
 
 def test_the_output_drive_is_frozen():

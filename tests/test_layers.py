@@ -52,14 +52,14 @@ def test_sending_back_is_the_vector_jacobian_product():
     _, truth = torch.autograd.functional.vjp(
         lambda x: linear.forward(parameters, x), randn(4, 5, seed=2), v
     )
-    assert difference(linear.send_back(parameters, v, None), truth) < 1e-15
+    assert difference(linear.send_back(parameters, v, None, randn(4, 5)), truth) < 1e-15
 
 
 def test_feedback_weights_stand_in_for_the_transpose():
     linear, parameters = layer()
     v, psi = randn(4, 3, seed=3), randn(5, 3, seed=4)
     truth = torch.stack([psi @ each for each in v])
-    assert difference(linear.send_back(parameters, v, psi), truth) < 1e-15
+    assert difference(linear.send_back(parameters, v, psi, randn(4, 5)), truth) < 1e-15
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -69,14 +69,14 @@ def test_the_update_is_the_gradient_of_the_parameters(has_bias):
     learning = {name: p.requires_grad_() for name, p in parameters.items()}
     names = ["W", "b"] if has_bias else ["W"]
     truth = torch.autograd.grad(linear.forward(learning, x), [learning[name] for name in names], v)
-    assert_same(linear.update(v, x), dict(zip(names, truth, strict=True)), 1e-14)
+    assert_same(linear.update(parameters, v, x), dict(zip(names, truth, strict=True)), 1e-14)
 
 
 def test_passing_through_changes_and_learns_nothing():
     x, v = randn(4, 5), randn(4, 5, seed=1)
     assert torch.equal(PassThrough().forward({}, x), x)
-    assert torch.equal(PassThrough().send_back({}, v, None), v)
-    assert PassThrough().update(v, x) == {}
+    assert torch.equal(PassThrough().send_back({}, v, None, x), v)
+    assert PassThrough().update({}, v, x) == {}
 
 
 @pytest.mark.parametrize("name", KNOWN)

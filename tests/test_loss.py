@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,12 @@ from ardyn.loss import LOSSES, loss_function, loss_gradient
 from tests import problems
 from tests.brute_force import DRIVES
 from tests.problems import difference, generator, log_cosh
+
+
+def gradient_of(loss: Any, output: torch.Tensor, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """𝓛 and ∂𝓛/∂output of a module that returns one tensor."""
+    value, drives = loss_gradient(loss, {"out": output}, lambda x: x["out"], target)
+    return value, drives["out"]
 
 
 def output_and_target(loss: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,7 +28,7 @@ def output_and_target(loss: str) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("loss", problems.LOSSES)
 def test_the_value_and_the_drive_are_those_of_the_formula(loss):
     output, target = output_and_target(loss)
-    value, drive = loss_gradient(log_cosh if loss == "log_cosh" else loss, output, target)
+    value, drive = gradient_of(log_cosh if loss == "log_cosh" else loss, output, target)
     assert difference(value, problems.LOSSES[loss](output, target)) < 1e-15
     assert difference(drive, DRIVES[loss](output.cpu().numpy(), target.cpu().numpy())) < 1e-14
 
@@ -28,16 +36,16 @@ def test_the_value_and_the_drive_are_those_of_the_formula(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_samples_drive_does_not_depend_on_its_batch(loss):
     output, target = output_and_target(loss)
-    drive = loss_gradient(loss, output, target)[1]
-    alone = loss_gradient(loss, output[2:3], target[2:3])[1]
+    drive = gradient_of(loss, output, target)[1]
+    alone = gradient_of(loss, output[2:3], target[2:3])[1]
     assert difference(drive[2:3], alone) < 1e-15
 
 
 def test_cross_entropy_takes_probabilities_too():
     output, classes = output_and_target("cross_entropy")
     one_hot = torch.eye(3, dtype=torch.float64)[classes]
-    drive = loss_gradient("cross_entropy", output, one_hot)[1]
-    assert difference(drive, loss_gradient("cross_entropy", output, classes)[1]) < 1e-15
+    drive = gradient_of("cross_entropy", output, one_hot)[1]
+    assert difference(drive, gradient_of("cross_entropy", output, classes)[1]) < 1e-15
 
 
 def test_an_unknown_loss_is_refused_with_the_nearest():
@@ -58,7 +66,7 @@ def test_an_unknown_loss_is_refused_with_the_nearest():
 )
 def test_targets_that_do_not_fit_are_refused(loss, target, words):
     with pytest.raises(InputError, match=words):
-        loss_gradient(loss, output_and_target("sse")[0], target)
+        gradient_of(loss, output_and_target("sse")[0], target)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,7 @@ def test_targets_that_do_not_fit_are_refused(loss, target, words):
 )
 def test_a_loss_that_is_not_one_number_of_the_output_is_refused(loss, words):
     with pytest.raises(InputError, match=words):
-        loss_gradient(loss, *output_and_target("sse"))
+        gradient_of(loss, *output_and_target("sse"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -80,4 +88,45 @@ def test_targets_that_are_not_finite_are_refused(value):
     output, target = output_and_target("sse")
     target[1, 2] = value
     with pytest.raises(InputError, match=r"gradient of the loss 'sse' is not finite.*targets"):
-        loss_gradient("sse", output, target)
+        gradient_of("sse", output, target)
+
+
+def test_named_losses_add_up_over_outputs_however_they_are_arranged():
+    one, two = output_and_target("sse")
+    outputs = {"a": one, "b": 2 * one, "c": one**2}
+    value, drives = loss_gradient(
+        "sse",
+        outputs,
+        lambda x: {"first": (x["a"], x["b"]), "rest": [x["c"], torch.arange(3)]},
+        {"first": (two, one), "rest": [None, None]},
+    )
+    assert difference(value, (one - two).square().sum() + one.square().sum()) < 1e-14
+    assert difference(drives["a"], 2 * (one - two)) < 1e-14
+    assert difference(drives["b"], 2 * one) < 1e-14
+    assert not drives["c"].any()
+
+
+def test_an_output_that_is_returned_twice_counts_twice():
+    output, target = output_and_target("sse")
+    once = gradient_of("sse", output, target)[1]
+    twice = loss_gradient("sse", {"a": output}, lambda x: (x["a"], x["a"]), (target, target))[1]
+    assert difference(twice["a"], 2 * once) < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (
+            torch.zeros(5, 3),
+            r"targets \[5, 3\] don't fit the output \(\[5, 3\], \[5, 3\]\); arrange",
+        ),
+        ((torch.zeros(5, 3),), r"targets \(\[5, 3\]\) don't fit"),
+        ({"a": torch.zeros(5, 3)}, r"targets {'a': \[5, 3\]} don't fit"),
+        ((None, None), "every target is None"),
+        ((torch.zeros(5, 3), torch.zeros(5, 2)), r"shape \[5, 2\] don't fit an output of"),
+    ],
+)
+def test_targets_of_another_arrangement_are_refused(target, words):
+    output = output_and_target("sse")[0]
+    with pytest.raises(InputError, match=words):
+        loss_gradient("sse", {"a": output}, lambda x: (x["a"], x["a"]), target)

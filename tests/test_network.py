@@ -1,43 +1,84 @@
+from collections.abc import Mapping
+
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ardyn.layers import PassThrough
 from ardyn.network import Block, Network
 from tests.problems import assert_same, generator, problem
 
-
-def network(**sources: tuple[str, ...]) -> Network:
-    blocks = (Block(name, below, PassThrough(), name) for name, below in sources.items())
-    return Network(tuple(blocks), fx.Graph())
+DIAMOND = {"a": ("input",), "b": ("a",), "c": ("a",), "d": ("b", "c")}
 
 
-def test_units_come_in_feed_forward_order():
-    diamond = network(a=("input",), b=("a",), c=("a",), d=("b", "c"))
-    assert diamond.units == ("a", "b", "c", "d")
-    assert diamond.output == "d"
+def network(
+    sources: Mapping[str, tuple[str, ...]], without_leak: str = "", outputs: str = ""
+) -> Network:
+    """Blocks that pass through what they read; the last is the output, unless named otherwise."""
+    blocks = tuple(
+        Block(name, below, PassThrough(), name, relaxes=name not in without_leak)
+        for name, below in sources.items()
+    )
+    return Network(blocks, fx.Graph(), None, tuple(outputs or blocks[-1].name))
+
+
+def through(block: Block, v: Tensor) -> tuple[Tensor, ...]:
+    return tuple(v for _ in block.sources)
+
+
+def test_units_come_in_feed_forward_order_without_what_has_no_leak():
+    assert network(DIAMOND).units == ("a", "b", "c", "d")
+    assert network(DIAMOND, without_leak="bc").units == ("a", "d")
 
 
 def test_a_chain_is_a_chain_and_a_diamond_is_not():
-    assert network(a=("input",), b=("a",)).is_chain
-    assert not network(a=("input",), b=("a",), c=("a",), d=("b", "c")).is_chain
-    assert not network(a=("input",), b=("input",)).is_chain
+    assert network({"a": ("input",), "b": ("a",)}).is_chain
+    assert network({"a": ("input",), "b": ("a",)}, without_leak="a").is_chain
+    assert not network(DIAMOND).is_chain
+    assert not network({"a": ("input",), "b": ("input",)}).is_chain
+    assert not network({"a": ("input",), "b": ("a",)}, outputs="ab").is_chain
 
 
-def test_a_block_that_reads_the_input_alone_sends_to_nobody():
-    first, second = network(a=("input",), b=("input", "a")).blocks
-    assert not first.reads_units
-    assert second.reads_units
+def test_levels_and_heights_count_units_on_the_longest_path():
+    skip = network({"a": ("input",), "b": ("a",), "c": ("b",), "d": ("c", "a")}, without_leak="c")
+    assert skip.level == {"input": 0, "a": 1, "b": 2, "c": 2, "d": 3}
+    assert skip.height == {"d": 1, "c": 1, "b": 2, "a": 3, "input": 3}
+    assert skip.depth == 3
+
+
+def test_only_outputs_that_nothing_reads_can_be_clamped():
+    both = network(DIAMOND, outputs="bd")
+    assert both.terminal == {"d"}
+    assert both.clamped.units == ("a", "b", "c")
+    assert both.clamped.depth == 2
 
 
 def test_descending_a_chain_visits_it_from_the_top():
     visited = []
 
-    def send(unit, drive):
-        visited.append(unit)
+    def send(block, drive):
+        visited.append(block.name)
         return drive
 
-    network(a=("input",), b=("a",), c=("b",)).descend(torch.ones(1), send, lambda block, v: (v,))
+    chain = network({"a": ("input",), "b": ("a",), "c": ("b",)})
+    chain.descend({"c": torch.ones(1)}, send, through)
     assert visited == ["c", "b", "a"]
+
+
+def test_nothing_is_pulled_back_where_nobody_waits_for_it():
+    pulled = []
+
+    def pull(block, v):
+        pulled.append(block.name)
+        return through(block, v)
+
+    def send(block, drive):
+        return drive
+
+    mixed = network({"a": ("input",), "b": ("input", "a")}, without_leak="a")
+    mixed.descend({"b": torch.ones(1)}, send, pull)
+    assert pulled == []
+    network({"a": ("input",), "b": ("input", "a")}).descend({"b": torch.ones(1)}, send, pull)
+    assert pulled == ["b"]
 
 
 def test_a_units_drive_is_the_sum_of_what_its_children_pull_back():
@@ -56,12 +97,11 @@ def test_a_units_drive_is_the_sum_of_what_its_children_pull_back():
     }
     found = {}
 
-    def send(unit, drive):
-        found[unit] = drive
+    def send(block, drive):
+        found[block.name] = drive
         return drive
 
-    diamond = network(a=("input",), b=("a",), c=("a",), d=("b", "c"))
-    diamond.descend(2 * d.detach(), send, lambda block, v: back[block.name](v))
+    network(DIAMOND).descend({"d": 2 * d.detach()}, send, lambda block, v: back[block.name](v))
     assert_same(found, {"a": a.grad, "b": b.grad, "c": c.grad, "d": d.grad}, 1e-14)
 
 
@@ -73,5 +113,5 @@ def test_what_a_unit_passes_on_is_what_the_blocks_below_receive():
         seen[block.name] = float(v)
         return (v + 1,)
 
-    chain.descend(torch.tensor(1.0), lambda unit, drive: 10 * drive, pull)
+    chain.descend({"fc3": torch.tensor(1.0)}, lambda block, drive: 10 * drive, pull)
     assert seen == {"fc3": 10.0, "fc2": 110.0}

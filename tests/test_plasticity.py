@@ -24,11 +24,11 @@ def test_at_the_gradient_the_update_is_that_of_backprop():
     y.retain_grad()
     (y**3).sum().backward()
     slope = 1 - y.detach() ** 2
-    found = weight_gradient(Linear("W", "b"), y.grad, slope, x)  # type: ignore[arg-type]
+    found = weight_gradient(Linear("W", "b"), {}, y.grad, slope, x)  # type: ignore[arg-type]
     assert_same(found, {"W": W.grad, "b": b.grad}, 1e-14)
 
 
-def test_a_dropped_derivative_is_the_number_one():
+def test_no_slope_stands_for_the_number_one():
     v, x = randn(4, 3, seed=0), randn(4, 5, seed=2)
-    truth = weight_gradient(Linear("W", "b"), v, torch.ones_like(v), x)
-    assert_same(weight_gradient(Linear("W", "b"), v, 1.0, x), truth, 1e-15)
+    truth = weight_gradient(Linear("W", "b"), {}, v, torch.ones_like(v), x)
+    assert_same(weight_gradient(Linear("W", "b"), {}, v, None, x), truth, 1e-15)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor
 
 from ardyn import InputError
 from ardyn.blocks import parameters_of
@@ -10,7 +11,12 @@ from tests.problems import ACTIVATIONS, DEVICE, Problem, assert_same, chain, dif
 
 def trace_of(case: Problem) -> Trace:
     network = case.relaxation().dynamics.trace.network
-    return feed_forward(network, parameters_of(case.model), case.inputs)
+    return feed_forward(network, case.model, parameters_of(case.model), (case.inputs,))
+
+
+def output_of(trace: Trace) -> Tensor:
+    (output,) = trace.network.outputs
+    return trace.activity[output]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -18,7 +24,7 @@ def test_the_pass_keeps_the_activities_of_the_network(activation):
     case = problem(activation=activation)
     truth = dict(zip(("input", *case.units), Chain(case).forward, strict=True))
     assert_same(trace_of(case).activity, truth, 1e-14)
-    assert difference(trace_of(case).output, case.model(case.inputs).detach()) < 1e-15
+    assert difference(output_of(trace_of(case)), case.model(case.inputs).detach()) < 1e-15
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -26,7 +32,9 @@ def test_slopes_are_taken_at_the_true_pre_activation(activation):
     case = problem(activation=activation)
     by_hand = Chain(case)
     truth = {
-        name: SLOPES[f](a) for name, f, a in zip(case.units, by_hand.f, by_hand.a, strict=True)
+        name: SLOPES[f](a)
+        for name, f, a in zip(case.units, by_hand.f, by_hand.a, strict=True)
+        if f != "identity"
     }
     assert_same(trace_of(case).derivative, truth, 1e-13)
 
@@ -39,7 +47,7 @@ def test_the_bias_matters_to_the_slope():
 
 def test_a_deep_pass_agrees_with_the_network():
     case = chain(64)
-    assert difference(trace_of(case).output, case.model(case.inputs).detach()) < 1e-14
+    assert difference(output_of(trace_of(case)), case.model(case.inputs).detach()) < 1e-14
 
 
 def test_some_samples_are_the_pass_of_those_samples():
@@ -53,4 +61,5 @@ def test_inputs_that_do_not_fit_a_block_are_refused():
     case = problem((6, 5, 3))
     network = case.relaxation().dynamics.trace.network
     with pytest.raises(InputError, match=r"block 'fc1' cannot take.*\[4, 7\]"):
-        feed_forward(network, parameters_of(case.model), torch.zeros(4, 7).double().to(DEVICE))
+        wrong = torch.zeros(4, 7).double().to(DEVICE)
+        feed_forward(network, case.model, parameters_of(case.model), (wrong,))
