@@ -5,11 +5,13 @@ trajectory [time, batch, unit]. "The paper" is Millidge et al., Investigating th
 biological plausibility of the activation relaxation algorithm (2020).
 """
 
+from importlib.metadata import version
+
 from ardyn.catalogue import SOLVER_NAMES, solver_named
 from ardyn.closed_form import ClosedForm
 from ardyn.errors import ArdynError, DivergenceError, InputError
 from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
-from ardyn.models import mlp, random_feedback
+from ardyn.models import cnn, mlp, random_feedback
 from ardyn.relaxation import Relaxation
 from ardyn.rule import Rule
 from ardyn.solve import SteadyState
@@ -33,7 +35,10 @@ __all__ = [
     "Sweep",
     "Trajectory",
     "backward",
+    "cnn",
     "mlp",
     "random_feedback",
     "solver_named",
 ]
+
+__version__ = version("ardyn")

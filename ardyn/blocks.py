@@ -103,7 +103,7 @@ def _input_names(graph: fx.Graph, count: int) -> dict[fx.Node, str]:
 def _reached(blocks: Mapping[str, Block], ends: Sequence[str]) -> list[Block]:
     """The blocks from which a gradient path leads to an output."""
     wanted, found = set(ends), []
-    for block in reversed(blocks.values()):
+    for block in reversed(list(blocks.values())):
         if block.name in wanted:
             wanted.update(block.sources)
             found.append(block)

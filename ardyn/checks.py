@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from ardyn.closed_form import ClosedForm
 from ardyn.errors import InputError, check_positive
@@ -60,6 +61,10 @@ def check_differentiable(model: object, inputs: Sequence[Tensor], targets: objec
         )
     named = numbered("inputs", inputs) | numbered("targets", compared)
     for name, x in (dict(model.named_parameters()) | named).items():
+        if isinstance(x, UninitializedParameter):
+            raise InputError(
+                f"'{name}' has no shape yet; run the model on one batch first, which gives it one"
+            )
         if x.is_inference():
             raise InputError(
                 f"'{name}' was made under torch.inference_mode(), so that autograd cannot follow "

@@ -5,8 +5,8 @@ coupling (A e)^l = Σ pull(e of the children), which is nilpotent,
 
     x^l(t) = g^l + Σ_k P_{l,l+k}(t) (A^k e(0))^l,    e(0) = x(0) − g,
 
-where P is the scheme's propagator. On a graph this needs one τ; P then is that of a chain as long as
-the longest path, and depends on k alone. One backward sweep serves every unit, each block pulled
+where P is the scheme's propagator. On a graph this needs one τ; P then is that of a chain as long
+as the longest path, and depends on k alone. One backward sweep serves every unit, each block pulled
 back once, in either of two ways:
 
 - it carries a *stack*, [g, e(0), A e(0), A² e(0), …], one entry more at every unit on the way down,

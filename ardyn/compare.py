@@ -40,24 +40,25 @@ def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Te
     Returns:
         [time], or [time, batch]; infinite where g = 0 and x is not.
     """
-    return _norm(x - reference, per_sample) / _norm(reference[None], per_sample)
+    return norm(x - reference, per_sample) / norm(reference[None], per_sample)
 
 
 def cosine(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:
     """x · g / (‖x‖ ‖g‖) at each time; shapes as in ``relative_error``. NaN where x = 0."""
     dot = _flat(x * reference, per_sample).sum(-1)
-    return dot / (_norm(x, per_sample) * _norm(reference[None], per_sample))
+    return dot / (norm(x, per_sample) * norm(reference[None], per_sample))
 
 
 def norm_ratio(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:
     """‖x‖ / ‖g‖ at each time; shapes as in ``relative_error``."""
-    return _norm(x, per_sample) / _norm(reference[None], per_sample)
+    return norm(x, per_sample) / norm(reference[None], per_sample)
 
 
 def _flat(x: Tensor, per_sample: bool) -> Tensor:
     return x.reshape(*x.shape[: 2 if per_sample else 1], -1)
 
 
-def _norm(x: Tensor, per_sample: bool) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(_flat(x, per_sample), dim=-1)
-    return norm
+def norm(x: Tensor, per_sample: bool = False) -> Tensor:
+    """‖x‖ at each time; shapes as in ``relative_error``."""
+    length: Tensor = torch.linalg.vector_norm(_flat(x, per_sample), dim=-1)
+    return length

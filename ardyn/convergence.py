@@ -53,8 +53,8 @@ def exact_convergence_time(
 ) -> dict[str, Tensor]:
     """Convergence times of the ODE as roots of its closed form; infinite where it never converges.
 
-    ‖x^l(t) − reference‖² is a quadratic form in a row of P(t), with the Gram matrix of the stack: no
-    trajectory is computed.
+    ‖x^l(t) − reference‖² is a quadratic form in a row of P(t), with the Gram matrix of the stack:
+    no trajectory is computed.
 
     Args:
         reference: gradients to converge to, [batch, …] each.
@@ -68,7 +68,7 @@ def exact_convergence_time(
         InputError: there is no closed form.
     """
     check_linear(dynamics)
-    check_positive("tolerance", tolerance)
+    check_positive("tolerance", tolerance, such_as=1e-3)
     tau, network = path_time_constants(dynamics), dynamics.trace.network
 
     def keep(unit: str, stack: Tensor) -> _Grams:

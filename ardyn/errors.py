@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 
 class ArdynError(Exception):
@@ -27,9 +28,11 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
     raise InputError(f"unknown {what} {value!r}: {hint}choose one of {', '.join(names)}")
 
 
-def check_positive(what: str, value: float) -> None:
+def check_positive(what: str, value: float, such_as: float = 1) -> None:
     """Raise InputError unless ``value`` is a positive, finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{what} must be a number, got {value!r}; pass one such as 1")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{what} must be a number, got {value!r}; pass one such as {such_as:g}")
     if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{what} must be positive and finite, got {value}; pass one such as 1")
+        raise InputError(
+            f"{what} must be positive and finite, got {value}; pass one such as {such_as:g}"
+        )

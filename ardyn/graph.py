@@ -63,7 +63,10 @@ class Evaluator(fx.Interpreter):
             InputError: values that it cannot take.
         """
         with self.telling(n):
-            return super().run_node(n)
+            value = super().run_node(n)
+        # A part counts as a value of its own: its gradient is that of its uses alone, even where
+        # the operation made other parts of it, as an LSTM cell makes h of c.
+        return value.view_as(value) if is_part(n) and isinstance(value, Tensor) else value
 
     @contextmanager
     def telling(self, n: fx.Node) -> Iterator[None]:
@@ -134,7 +137,7 @@ def hand_on_parts(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> None:
 
 def output_node(graph: fx.Graph) -> fx.Node:
     """The node whose argument the module returns."""
-    (end,) = (node for node in graph.nodes if node.op == "output")
+    end: fx.Node = next(node for node in reversed(graph.nodes) if node.op == "output")
     return end
 
 
@@ -243,11 +246,10 @@ def _argument(node: fx.Node, name: str) -> object:
     return bound.arguments.get(name)
 
 
-def tensors_in(value: object) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in tuples, lists and dicts."""
     found: list[Tensor] = []
     fx.node.map_aggregate(
-        value,  # type: ignore[arg-type]
-        lambda each: found.append(each) if isinstance(each, Tensor) else None,
+        value, lambda each: found.append(each) if isinstance(each, Tensor) else None
     )
     return found

@@ -57,8 +57,8 @@ class Adaptive:
                 f"'{self.method}' has a fixed step; use Fixed('{self.method}', step=0.1)"
             )
         check_choice("adaptive method", self.method, ADAPTIVE_METHODS)
-        check_positive("rtol", self.rtol)
-        check_positive("atol", self.atol)
+        check_positive("rtol", self.rtol, such_as=1e-6)
+        check_positive("atol", self.atol, such_as=1e-9)
         _check_options(self.method, self.options)
 
     def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
@@ -110,7 +110,7 @@ class Fixed:
                 f"'{self.method}' chooses its own steps; use Adaptive('{self.method}')"
             )
         check_choice("fixed-step method", self.method, FIXED_METHODS)
-        check_positive("the step", self.step)
+        check_positive("the step", self.step, such_as=0.1)
         for name in ("step_size", "grid_constructor", "interp"):
             if name in self.options:
                 raise InputError(f"option {name!r} is ardyn's to set; use step={self.step:g} alone")

@@ -99,8 +99,9 @@ def _called_function(model: nn.Module, node: fx.Node) -> Linear | Conv | None:
 
 def _parameter(argument: object) -> str | None:
     """Name of what a node reads from the module."""
-    is_read = isinstance(argument, fx.Node) and argument.op == "get_attr"
-    return str(argument.target) if is_read else None  # type: ignore[union-attr]
+    if isinstance(argument, fx.Node) and argument.op == "get_attr":
+        return str(argument.target)
+    return None
 
 
 def _padding(

@@ -42,6 +42,10 @@ class Linear:
         return weight if self.bias is None else weight | {self.bias: v.sum(0)}
 
 
+_Sizes = tuple[int, ...]
+_Geometry = tuple[_Sizes, _Sizes, _Sizes, bool, _Sizes, int]
+
+
 @dataclass(frozen=True)
 class Conv:
     """A convolution, transposed or not, in one to three dimensions; padded with zeros."""
@@ -57,16 +61,15 @@ class Conv:
     learns: ClassVar[bool] = True
 
     @property
-    def _geometry(self) -> tuple[object, ...]:
-        shape = (self.stride, self.padding, self.dilation, self.is_transposed)
-        return (*shape, self.output_padding, self.groups)
+    def _geometry(self) -> _Geometry:
+        shape = (self.stride, self.padding, self.dilation)
+        return (*shape, self.is_transposed, self.output_padding, self.groups)
 
     def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
         """a = W ∗ x + b; x is [batch, channel, …]."""
-        a: Tensor = torch.convolution(  # type: ignore[call-overload]
+        return torch.convolution(
             x, parameters[self.weight], _bias(self, parameters), *self._geometry
         )
-        return a
 
     def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None, x: Tensor) -> Tensor:
         """v pulled back through W, or through the kernel that ψ makes; v is [entry, batch, …].

@@ -84,8 +84,7 @@ class Relaxation:
         check_finite({f"parameter '{name}'": p for name, p in parameters.items()})
         check_finite(numbered("inputs", self.inputs))
         self.network = trace_network(model, self.inputs, units)
-        self._watched = (*model.parameters(), *model.buffers(), *self.inputs, *tensors_in(targets))
-        self._versions = [tensor._version for tensor in self._watched]
+        self._seen = [(tensor, tensor._version) for tensor in self._in_use()]
         rules = rule_of_each_block(rule, tuple(self.network.block))
         is_clamped = next(iter(rules.values())).output == "clamped"
         network = self.network.clamped if is_clamped else self.network
@@ -184,6 +183,8 @@ class Relaxation:
                 raise InputError(
                     "ClosedForm doesn't step, so it cannot stop; drop stop, or read equilibrium"
                 )
+        if not isinstance(stop, SteadyState | None):
+            raise InputError(f"stop must be a SteadyState, got {stop!r}; use SteadyState(1e-6)")
 
     def exact_convergence_time(
         self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False
@@ -204,9 +205,22 @@ class Relaxation:
         at_once = torch.zeros_like(next(iter(times.values())))
         return {unit: times.get(unit, at_once) for unit in self.network.units}
 
+    def __repr__(self) -> str:
+        activity = self.dynamics.trace.activity
+        units = ", ".join(f"{unit} {list(activity[unit].shape)}" for unit in self.network.units)
+        return f"<Relaxation of {type(self.model).__name__}: {units}>"
+
+    def _in_use(self) -> list[Tensor]:
+        """Every tensor that the feed-forward pass depends on."""
+        of_model = (*self.model.parameters(), *self.model.buffers())
+        return [*of_model, *self.inputs, *tensors_in(self.targets)]
+
     def _check_unchanged(self) -> None:
-        """Raise InputError if the tensors were changed in place since the feed-forward pass."""
-        if self._versions != [tensor._version for tensor in self._watched]:
+        """Raise InputError if tensors were changed or replaced since the feed-forward pass."""
+        now = self._in_use()
+        pairs = zip(self._seen, now, strict=False)
+        same = all(x is y and version == y._version for (x, version), y in pairs)
+        if len(now) != len(self._seen) or not same:
             raise InputError(
                 "the model's weights, the inputs or the targets changed after this Relaxation was "
                 "made; make a new one, or read its gradients before the optimiser's step"

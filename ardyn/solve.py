@@ -15,6 +15,9 @@ from torch import Tensor
 from ardyn.errors import DivergenceError, InputError, check_positive
 from ardyn.state import State
 
+MOST_STEPS = 1e7
+"""Steps that a fixed-step solver takes at most: more are a slip of the pen."""
+
 
 class System(Protocol):
     """What a solver needs of the dynamics."""
@@ -39,7 +42,7 @@ class SteadyState:
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_positive("the steady-state tolerance", self.tolerance)
+        check_positive("the steady-state tolerance", self.tolerance, such_as=1e-6)
 
     def is_reached(self, state: State, rate: State) -> Tensor:
         """Whether each sample is steady, [batch]."""
@@ -67,7 +70,16 @@ class Solution:
 
 
 def grid(end: float, step: float) -> Tensor:
-    """0, h, 2h, … up to ``end``, which closes the grid, with a shorter last step if need be."""
+    """0, h, 2h, … up to ``end``, which closes the grid, with a shorter last step if need be.
+
+    Raises:
+        InputError: more than ``MOST_STEPS`` of them.
+    """
+    if end / step > MOST_STEPS:
+        raise InputError(
+            f"relaxing to t = {end:g} takes {end / step:.2g} steps of {step:g}, and {MOST_STEPS:g} "
+            f"are the most; use a longer step, or ClosedForm()"
+        )
     whole = math.floor(end / step * (1 + 1e-12) + 1e-9)
     nodes = step * torch.arange(whole + 1, dtype=torch.float64)
     if end - nodes[-1] > 1e-9 * step:

@@ -24,7 +24,7 @@ class Sweep:
     step: float = 0.1
 
     def __post_init__(self) -> None:
-        check_positive("the step", self.step)
+        check_positive("the step", self.step, such_as=0.1)
 
     def growth(self, step_over_tau: float) -> float:
         """|1 − h/τ|: the factor by which one sweep multiplies a decaying activity."""

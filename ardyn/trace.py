@@ -45,7 +45,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Trace:
-    """Feed-forward activities and local derivatives of one batch (DESIGN 1.1).
+    """Feed-forward activities and local derivatives of one batch.
 
     Tensors are [batch, …].
     """

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ardyn.closed_form import ClosedForm
 from ardyn.dynamics import Dynamics
+from ardyn.errors import InputError, check_positive
 from ardyn.loss import Loss
 from ardyn.network import Block, Units
 from ardyn.relaxation import Relaxation, Solver
@@ -43,14 +44,18 @@ def backward(
     Raises:
         InputError, DivergenceError: as ``Relaxation`` and its ``solve``.
     """
+    check_positive("duration", duration, such_as=10)
     sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback, tau_trace, units)
     final = sim.solve([duration], solver)
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
     with torch.no_grad():
         gradients = parameter_gradients(sim.dynamics, x, z)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.requires_grad and name in gradients:
+    learning = {n: p for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    if not learning:
+        raise InputError(f"no parameter of {type(model).__name__} requires a gradient; let one")
+    for name, parameter in learning.items():
+        if name in gradients:
             old = parameter.grad
             parameter.grad = gradients[name] if old is None else old + gradients[name]
     return sim.loss_value

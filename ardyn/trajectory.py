@@ -50,7 +50,7 @@ def choose_reference(references: References, name: str) -> Mapping[str, Tensor]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectory:
     """Activities of every unit at the recorded times; ``trajectory[unit]`` is [time, batch, …].
 
@@ -71,6 +71,10 @@ class Trajectory:
     """Evaluations of the right-hand side (sweeps, for Sweep; 0 for a closed form)."""
     steady_at: Tensor | None = None
     """When each sample was found steady, [batch]; NaN: it ran to the last time. None: not asked."""
+
+    def __repr__(self) -> str:
+        span = f"{len(self.times)} times to {float(self.times[-1]):g}"
+        return f"<Trajectory of {', '.join(self.units)}: {span}, {self.solver}>"
 
     def __getitem__(self, unit: str) -> Tensor:
         try:
@@ -133,7 +137,7 @@ class Trajectory:
         Returns:
             {unit: time}, [] each, or [batch] if ``per_sample``.
         """
-        check_positive("tolerance", tolerance)
+        check_positive("tolerance", tolerance, such_as=1e-3)
         if self.is_exact:
             return self.references.exact_convergence_time(tolerance, reference, per_sample)
         errors = self.relative_error(reference, per_sample)

@@ -12,12 +12,14 @@ from ardyn import ArdynError
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn what ardyn refuses into one sentence on stderr and exit status 2."""
+    """Turn what ardyn refuses into one sentence on stderr and exit status 2, Ctrl-C into 130."""
     try:
         yield
     except ArdynError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def main(draw: Callable[[Path], list[Path]], description: str | None) -> None:

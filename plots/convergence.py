@@ -41,7 +41,7 @@ def activities(results: xr.Dataset) -> Figure:
         for layer, axes in zip(results.layer.values, row, strict=True):
             here = results.sel(tau_x=tau, layer=layer)
             for n, colour in zip(here.neuron, style.COLOURS * len(here.neuron), strict=False):
-                axes.axhline(here.gradient.isel(neuron=n), color=colour, ls="--", lw=0.8)
+                axes.axhline(here.reference.isel(neuron=n), color=colour, ls="--", lw=0.8)
                 for solver, look in looks.items():
                     x = here.activity.sel(solver=solver).isel(neuron=n)
                     axes.plot(results.time, x, color=colour, ls=look["linestyle"], lw=1.2)
@@ -50,18 +50,15 @@ def activities(results: xr.Dataset) -> Figure:
     solvers = [
         Line2D([], [], color="k", ls=look["linestyle"], label=name) for name, look in looks.items()
     ]
-    gradient = Line2D([], [], color="k", ls="--", lw=0.8, label="backprop gradient $g$")
-    figure.legend(handles=[*solvers, gradient], loc="outside lower center", ncols=len(solvers) + 1)
-    figure.suptitle(
-        "Activities relax onto backprop gradients (colours: the neurons of the largest gradients, "
-        "first sample)"
-    )
+    goal = Line2D([], [], color="k", ls="--", lw=0.8, label=_goal(results))
+    style.legend_below(figure, [*solvers, goal])
+    figure.suptitle("Activities relax\ncolours: the neurons of the largest gradients, first sample")
     return figure
 
 
 def relative_error(results: xr.Dataset) -> Figure:
     """Relative error over time per layer, with the convergence times marked."""
-    figure, panels = _panels(results, rows=results.tau_x.values, share_y=True)
+    figure, panels = _panels(results, rows=results.tau_x.values, share_y="all")
     tolerance = results.attrs["tolerance"]
     for tau, row in zip(results.tau_x.values, panels, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
@@ -69,15 +66,16 @@ def relative_error(results: xr.Dataset) -> Figure:
             for solver, look in style.of(results.solver.values).items():
                 curve = here.sel(solver=solver)
                 error = _positive(curve.relative_error)
-                axes.semilogy(results.time, error, label=solver, **style.line(look))
+                axes.semilogy(results.time, error, **style.line(look))
                 axes.plot(curve.convergence_time, tolerance, ms=5, **style.dots(look))
+                axes.plot([], [], label=solver, ms=5, mfc="none", **look)
             axes.axhline(tolerance, color="k", lw=0.7, ls=":", label="tolerance")
             axes.set_xlim(0, float(results.time[-1]))
             axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-16))  # float64 has no more to say
         row[0].set_ylabel(f"$\\tau$ = {tau:g}\n$\\|x - g\\| / \\|g\\|$")
     _label_columns(results, panels, _TIME)
-    style.legend_below(figure, panels[0, 0], columns=results.sizes["solver"] + 1)
-    figure.suptitle("Relative error to the backprop gradient; markers: convergence time")
+    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    figure.suptitle(f"Relative error to the {_goal(results)}\nmarkers: convergence time")
     return figure
 
 
@@ -85,7 +83,7 @@ def direction_and_length(results: xr.Dataset) -> Figure:
     """Cosine and norm ratio over time: the two halves of an error."""
     tau = results.tau_x.values[0]
     names = {"cosine": "cosine of $x$ and $g$", "norm_ratio": "$\\|x\\| / \\|g\\|$"}
-    figure, panels = _panels(results, rows=names)
+    figure, panels = _panels(results, rows=names, share_y="row")
     for (name, label), row in zip(names.items(), panels, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             for solver, look in style.of(results.solver.values).items():
@@ -94,8 +92,8 @@ def direction_and_length(results: xr.Dataset) -> Figure:
             axes.axhline(1, color="k", lw=0.7, ls=":")
         row[0].set_ylabel(label)
     _label_columns(results, panels, _TIME)
-    style.legend_below(figure, panels[0, 0], columns=results.sizes["solver"])
-    figure.suptitle(f"Direction and length beside the backprop gradient $g$, $\\tau$ = {tau:g}")
+    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    figure.suptitle(f"Direction and length beside the {_goal(results)}, $\\tau$ = {tau:g}")
     return figure
 
 
@@ -110,7 +108,7 @@ def work_precision(results: xr.Dataset) -> Figure:
     left.set_xlabel("evaluations of the right-hand side (exact: none)")
     right.set_xlabel("wall time [ms]")
     left.set_ylabel("relative error at $t = 5\\tau$, worst layer")
-    style.legend_below(figure, right, columns=results.sizes["solver"])
+    style.legend_below(figure, right.get_legend_handles_labels()[0])
     figure.suptitle(
         "Work and precision: steps $h = \\tau / 2^i$ or tolerances $10^{-i}$, against the exact "
         "state\n(the exact solver: against dopri8 at its tightest)",
@@ -122,7 +120,7 @@ def work_precision(results: xr.Dataset) -> Figure:
 def depth(results: xr.Dataset) -> Figure:
     """Convergence time of the lowest layer against depth, with the law."""
     figure, axes = plt.subplots(figsize=(4.8, 3.6))
-    law = "law: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance"
+    law = "law: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance, $k$ units above"
     measured = "zero start, output clamped (dopri5)"
     default = "feed-forward start, output relaxing (closed form)"
     axes.plot(results.depth, results.depth_law, "k-", label=law)
@@ -138,16 +136,16 @@ def depth(results: xr.Dataset) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(results.depth.values, [str(each) for each in results.depth.values])
     _log_axis(axes, "y")
-    axes.set_xlabel("layers of the network, $k + 1$")
+    axes.set_xlabel(results.attrs["depth_of"])
     axes.set_ylabel(f"time to {results.attrs['tolerance']:g} relative error [$\\tau$]")
-    axes.legend(loc="upper left")
-    axes.set_title("Depth costs time: the lowest layer of deep tanh networks")
+    style.legend_below(figure, axes.get_legend_handles_labels()[0])
+    figure.suptitle(f"Depth costs time: the lowest unit of the {results.attrs['network']}")
     return figure
 
 
 def time_constant(results: xr.Dataset) -> Figure:
     """Convergence time against τ, measured and predicted, layer by layer."""
-    figure, panels = _panels(results, rows=["time"], share_y=True)
+    figure, panels = _panels(results, rows=["time"], share_y="all")
     for layer, axes in zip(results.layer.values, panels[0], strict=True):
         here = results.sel(layer=layer)
         if "predicted_time" in here:
@@ -158,10 +156,13 @@ def time_constant(results: xr.Dataset) -> Figure:
         axes.axhline(float(results.time[-1]), color="k", lw=0.7, ls=":", label="duration")
         _log_axis(axes, "x")
         _log_axis(axes, "y")
-    panels[0, 0].set_ylabel("convergence time [same unit as $\\tau$]")
-    _label_columns(results, panels, "time constant $\\tau$")
-    style.legend_below(figure, panels[0, 0], columns=4)
-    figure.suptitle(f"Time to {results.attrs['tolerance']:g} relative error")
+        axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
+    panels[0, 0].set_ylabel("convergence time\n[same unit as $\\tau$]")
+    _label_columns(results, panels, "time constant $\\tau$\n[your unit of time]")
+    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    figure.suptitle(
+        f"Time to {results.attrs['tolerance']:g} relative error to the {_goal(results)}"
+    )
     return figure
 
 
@@ -178,13 +179,21 @@ FIGURES: dict[str, Callable[[xr.Dataset], Figure]] = {
 _TIME = "time [same unit as $\\tau$]"
 
 
-def _panels(results: xr.Dataset, rows: Sized, share_y: bool = False) -> tuple[Figure, Panels]:
+def _goal(results: xr.Dataset) -> str:
+    """What activities are compared with."""
+    equilibrium = results.attrs["reference"] == "equilibrium"
+    return f"{'equilibrium of the rule' if equilibrium else 'backprop gradient'} $g$"
+
+
+def _panels(
+    results: xr.Dataset, rows: Sized, share_y: Literal["none", "row", "all"] = "none"
+) -> tuple[Figure, Panels]:
     """A column per layer."""
     columns = results.sizes["layer"]
     return plt.subplots(
         len(rows),
         columns,
-        figsize=(1.9 * columns + 0.8, 1.6 * len(rows) + 1.3),
+        figsize=(max(1.9 * columns + 0.8, 4.8), 1.6 * len(rows) + 1.5),
         sharex=True,
         sharey=share_y,
         squeeze=False,

@@ -24,4 +24,7 @@ def results(folder: Path, study: str) -> xr.Dataset:
         raise InputError(f"cannot read {folder} ({error}); run the study again") from error
     if found.attrs.get("study") != study:
         raise InputError(f"{folder} holds no run of the {study} study; name one that does")
+    lacking = sorted(set(found.attrs["stored"].split()) - set(map(str, found.variables)))
+    if lacking:
+        raise InputError(f"{folder}/results.nc lacks {', '.join(lacking)}; run the study again")
     return found

@@ -1,11 +1,11 @@
 """The look that every figure shares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import seaborn as sns
-from matplotlib.axes import Axes
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from ardyn import InputError
@@ -29,7 +29,14 @@ mpl.rcParams.update(
 
 COLOURS = sns.color_palette("colorblind")
 """Ten colours that colour-blind readers tell apart; black stands for gradients and laws."""
-DASHES = ["-", (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1))]
+DASHES = [
+    "-",
+    (0, (1, 1.2)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (8, 2)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (2, 2)),
+]
 """Line styles, so that curves are told apart in print without colour."""
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 
@@ -56,10 +63,13 @@ def dots(look: dict[str, object]) -> dict[str, object]:
     return {key: look[key] for key in ("color", "marker")} | {"linestyle": "", "mfc": "none"}
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """One legend for the whole figure, under its panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """One legend for the whole figure, under its panels, in as many columns as fit."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    # A handle and its gaps take about 0.55 inches, a letter of 8 points about 0.065.
+    columns = int(figure.get_figwidth() / (0.55 + 0.065 * longest))
+    columns = max(1, min(len(handles), columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """The command line that every study shares."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
@@ -11,6 +12,7 @@ import torch
 import tyro
 import xarray as xr
 
+from ardyn import InputError
 from plots import finished
 from plots.command_line import refusing
 from studies import data
@@ -59,14 +61,14 @@ def main(
     """Parse, run unless it is done, draw, and tell; exit status 2 with one sentence if refused."""
     with refusing():
         config, options = _parse(kind, description)
+        _use_threads(options.threads)
         images = data.load(config.dataset, getattr(torch, config.dtype), options.data_dir)
         folder = RunFolder.of(options.out, study, config)
         if folder.is_done and not options.overwrite:
-            folder.check_data(images.checksum)
-            print(f"Already computed; --overwrite computes it again.\n{folder.path}")
+            made = folder.made_by(images.checksum)
+            print(f"Already computed, {made}; --overwrite computes it again.\n{folder.path}")
         else:
             folder.check_writable()
-            torch.set_num_threads(options.threads)
             start = time.perf_counter()
             results = run(config, images)
             folder.finish(config, results, manifest(config, results, time.perf_counter() - start))
@@ -74,6 +76,13 @@ def main(
         if options.plot:
             draw(folder.path)
         print(f"Results and figures: {folder.path}")
+
+
+def _use_threads(count: int) -> None:
+    cores = os.cpu_count() or 1
+    if not 1 <= count <= cores:
+        raise InputError(f"threads must lie in 1 … {cores}, the cores of this machine, got {count}")
+    torch.set_num_threads(count)
 
 
 def _parse(kind: type[Config], description: str) -> tuple[Config, Options]:

@@ -6,22 +6,42 @@ activities over time with the BP gradients, and with the exact trajectory.
 
 import json
 import sys
+from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Literal, Never
 
+import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from torch import nn
 from tqdm import tqdm
 
 import ardyn
 from ardyn.errors import ArdynError, DivergenceError, InputError, check_choice, check_positive
+from ardyn.network import Units
 from ardyn.relaxation import Solver
 from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
+from ardyn.trajectory import choose_reference
 from plots.convergence import draw
-from studies import data, measures
+from studies import data, measures, networks
 from studies.command_line import main
 from studies.runs import check_device
+
+_DEPTH = {"transformer": 2, "lstm": 8}
+"""Encoder layers, and pieces of an image, of the networks that solvers are compared on."""
+_SIZES = (64, 300, 300, 100, 10)
+_POSITIVE = {
+    "duration": 30,
+    "step": 0.1,
+    "rtol": 1e-6,
+    "atol": 1e-9,
+    "tolerance": 1e-3,
+    "layers": 6,
+    "neurons": 4,
+    "batch_size": 64,
+}
+"""Settings that must be positive, with values that could stand for them."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +68,37 @@ class Config:
     relaxation_derivative: Derivative = "frozen"
     """Where f′ in τ dx/dt = −x + (x_above ⊙ f′) W is taken: frozen at the forward pass (Eq. 1), at
     the current x, postsynaptic (at the current x_above), or dropped (f′ = 1, Eq. 4)."""
+    reference: Literal["gradients", "equilibrium"] = "gradients"
+    """What activities are compared with: the BP gradients, or the rule's own equilibrium, which
+    differs where there are feedback weights or a dropped derivative."""
     output: Output = "relaxed"
     """Whether the output relaxes onto the loss gradient, or is clamped to it."""
     initial: Initial = "feedforward"
     """Whether activities start at their feed-forward values, or at zero."""
-    sizes: tuple[int, ...] = (64, 300, 300, 100, 10)
-    """Neurons per layer, input first; the last layer is linear."""
+    network: Literal["mlp", "cnn", "transformer", "lstm"] = "mlp"
+    """What to relax: a chain of layers; the paper's convolutional network, its kernels 3 × 3 on
+    digits; an encoder with attention; an LSTM cell unrolled over the pieces of an image."""
+    units: Units = "block"
+    """What has a leak: each block, a layer with its activation, or each operation of the module."""
+    sizes: tuple[int, ...] = _SIZES
+    """Neurons per layer of the mlp, input first; the last layer is linear."""
     activation: Literal["tanh", "relu", "sigmoid", "gelu", "identity"] = "tanh"
-    """Activation function of the hidden layers."""
+    """Activation function of the mlp's hidden layers."""
     loss: Literal["sse", "mse", "cross_entropy"] = "sse"
     """Loss: sse is Σ (x − t)², the authors' choice."""
     dataset: data.DatasetName = "digits"
     """Images: digits is bundled; the others are read from --data-dir."""
     batch_size: int = 64
     """Samples in the batch."""
+    layers: int = 6
+    """Layers that are stored at most, spread evenly from the lowest to the output."""
     neurons: int = 4
     """Neurons per layer whose activity is stored: those of the first sample with the largest BP
     gradients."""
-    depths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
-    """Layers of the networks whose convergence time is compared with the law."""
+    depths: tuple[int, ...] = ()
+    """Depths at which convergence time is compared with the law: layers of an mlp or a cnn, encoder
+    layers of a transformer, pieces that an lstm reads. By default such as take seconds: 2 to 64
+    layers, for the mlp."""
     seed: int = 0
     """Seed of the weights and of the batch."""
     dtype: Literal["float32", "float64"] = "float64"
@@ -75,23 +107,41 @@ class Config:
     """Where to compute: cpu, cuda, cuda:1, …"""
 
     def __post_init__(self) -> None:
-        for name in ("solver", "tau_x", "depths"):
-            values = getattr(self, name)
+        for name in ("solver", "tau_x"):
+            values, flag = getattr(self, name), name.replace("_", "-")
             if not values or len(set(values)) < len(values):
-                raise InputError(f"{name} needs one or more different values, got {list(values)}")
+                raise InputError(
+                    f"{flag} needs one or more different values, got {list(values)}; give each once"
+                )
         for name in self.solver:
             check_choice("solver", name, ardyn.SOLVER_NAMES)
         for tau in self.tau_x:
             check_positive("tau-x", tau)
-        for name in ("duration", "step", "rtol", "atol", "tolerance", "neurons", "batch_size"):
-            check_positive(name, getattr(self, name))
-        if len(self.sizes) < 2 or min(self.sizes) < 1 or self.neurons > min(self.sizes[1:]):
+        for name, such_as in _POSITIVE.items():
+            check_positive(name.replace("_", "-"), getattr(self, name), such_as)
+        if self.tolerance >= 1:
             raise InputError(
-                f"sizes {list(self.sizes)} must be two or more positive numbers, none after the "
-                f"first below neurons = {self.neurons}"
+                f"tolerance must be below 1, which even zero activities keep, got "
+                f"{self.tolerance:g}; use one such as 0.001"
             )
-        if min(self.depths) < 2:
-            raise InputError(f"depths must be at least 2, got {min(self.depths)}; drop it")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must lie in 0 … 2⁶³ − 1, got {self.seed}; use one such as 0")
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise InputError(
+                f"sizes must be two or more positive numbers, got {list(self.sizes)}; use such as "
+                f"64 300 300 100 10"
+            )
+        if self.network != "mlp" and (self.sizes, self.activation) != (_SIZES, "tanh"):
+            raise InputError(
+                f"sizes and activation belong to the network 'mlp', got them for {self.network!r}; "
+                f"drop them"
+            )
+        least = 2 if self.network in ("mlp", "cnn") else 1
+        if len(set(self.depths)) < len(self.depths) or min(self.depths, default=least) < least:
+            raise InputError(
+                f"depths of the network '{self.network}' must be different and at least {least}, "
+                f"got {list(self.depths)}; drop what is not"
+            )
         if self._takes_steps and self.duration / self.step > 1e6:
             raise InputError(
                 f"a duration of {self.duration:g} takes {self.duration / self.step:.2g} steps of "
@@ -121,18 +171,19 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
         DivergenceError: no solver kept to the finite numbers.
     """
     device = check_device(config.device)
-    _check_sizes(config, images)
     generator = torch.Generator().manual_seed(config.seed)
     inputs, targets = (x.to(device) for x in images.batch(config.batch_size, generator))
-    model = ardyn.mlp(config.sizes, config.activation, generator=generator, dtype=inputs.dtype)
-    model.to(device)
+    model = _network(config, images, generator).to(device, inputs.dtype)
+    deep = _deep_networks(config, images)
     feedback = None
     if config.feedback != "transpose":
         feedback = ardyn.random_feedback(model, generator=generator)
+    batch = (model, inputs, targets, config.loss, config.rule)
     sims = {
-        tau: ardyn.Relaxation(model, inputs, targets, config.loss, config.rule, tau, feedback)
+        tau: ardyn.Relaxation(*batch, tau=tau, feedback=feedback, units=config.units)
         for tau in config.tau_x
     }
+    shown = _shown_layers(config, next(iter(sims.values())))
     solvers = {
         name: ardyn.solver_named(name, config.step, config.rtol, config.atol)
         for name in config.solver
@@ -140,23 +191,58 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
     for sim in sims.values():
         for solver in solvers.values():
             sim.check(solver)
-    work = len(sims) * len(solvers) + len(solvers) + len(config.depths)
+    work = len(sims) * len(solvers) + len(solvers) + len(deep)
     with tqdm(total=work, desc="convergence", unit="part") as progress:
         parts = [
-            _relaxations(config, sims, solvers, progress),
+            _relaxations(config, sims, shown, solvers, progress),
             _work_precision(config, sims[config.tau_x[0]], progress),
-            _depths(config, inputs[:8], targets[:8], progress),
+            _depths(config, deep, inputs[:8], targets[:8], progress),
         ]
     return _described(xr.merge(parts, join="exact"), config, images)
 
 
-def _check_sizes(config: Config, images: data.Data) -> None:
+def _network(config: Config, images: data.Data, generator: torch.Generator) -> nn.Module:
+    """The network whose relaxation is compared over solvers, from flat pixels."""
     pixels, classes = images.inputs.shape[1], images.targets.shape[1]
+    if config.network == "cnn":
+        channels, side, _ = ardyn.models.IMAGES[config.dataset]
+        image = nn.Unflatten(1, (channels, side, side))
+        cnn = dict(ardyn.cnn(config.dataset, generator=generator).named_children())
+        return nn.Sequential(OrderedDict[str, nn.Module](image=image, **cnn))
+    if config.network != "mlp":
+        return networks.deep(config.network, pixels, _DEPTH[config.network], classes, generator)
     if (config.sizes[0], config.sizes[-1]) != (pixels, classes):
         raise InputError(
             f"sizes {list(config.sizes)} don't fit {config.dataset}, with {pixels} pixels and "
-            f"{classes} classes; use --sizes {pixels} 300 300 100 {classes}"
+            f"{classes} classes; begin with {pixels} and end with {classes}"
         )
+    return ardyn.mlp(config.sizes, config.activation, generator=generator)
+
+
+def _deep_networks(config: Config, images: data.Data) -> dict[int, nn.Module]:
+    """Networks of several depths."""
+    pixels, classes = images.inputs.shape[1], images.targets.shape[1]
+    return {
+        depth: networks.deep(
+            config.network, pixels, depth, classes, torch.Generator().manual_seed(config.seed)
+        )
+        for depth in config.depths or networks.DEPTHS[config.network]
+    }
+
+
+def _shown_layers(config: Config, sim: ardyn.Relaxation) -> list[str]:
+    """The layers to store."""
+    goal = choose_reference(sim, config.reference)
+    units = list(goal)
+    count = min(config.layers, len(units))
+    shown = [units[round(i)] for i in np.linspace(0, len(units) - 1, count)]
+    smallest = min(shown, key=lambda unit: goal[unit][0].numel())
+    if config.neurons > goal[smallest][0].numel():
+        raise InputError(
+            f"layer '{smallest}' has fewer than neurons = {config.neurons}; use --neurons "
+            f"{goal[smallest][0].numel()}"
+        )
+    return shown
 
 
 def _reference(config: Config, sim: ardyn.Relaxation) -> Solver:
@@ -174,13 +260,15 @@ def _times(config: Config) -> list[float]:
 def _relaxations(
     config: Config,
     sims: dict[float, ardyn.Relaxation],
+    shown: list[str],
     solvers: dict[str, Solver],
     progress: "tqdm[Never]",
 ) -> xr.Dataset:
     times, per_tau, lost = _times(config), [], list[str]()
     for tau, sim in sims.items():
         exact, _ = measures.relax(sim, times, _reference(config, sim))
-        neurons = measures.strongest_neurons(sim.gradients, config.neurons)
+        goal = choose_reference(sim, config.reference)
+        neurons = measures.strongest_neurons({u: sim.gradients[u] for u in shown}, config.neurons)
         per_solver: dict[str, xr.Dataset] = {}
         for name, solver in solvers.items():
             progress.set_postfix_str(f"{name}, tau {tau:g}")
@@ -190,7 +278,7 @@ def _relaxations(
                 lost.append(f"{name} at tau-x {tau:g}: {error}")
                 progress.write(f"warning: {lost[-1]}", file=sys.stderr)
             else:
-                compared = measures.compare_to_gradients(relaxed, exact, neurons, config.tolerance)
+                compared = measures.compare(relaxed, exact, goal, neurons, config.tolerance)
                 per_solver[name] = compared.assign(wall_time=seconds)
             progress.update()
         if not per_solver:
@@ -199,12 +287,14 @@ def _relaxations(
         # A solver that failed keeps its place, with NaN.
         together = together.reindex(solver=list(solvers))
         if config.rule.is_linear:
-            predicted = sim.exact_convergence_time(config.tolerance)
-            together["predicted_time"] = measures.by_layer(predicted)
+            predicted = sim.exact_convergence_time(config.tolerance, config.reference)
+            together["predicted_time"] = measures.by_layer({u: predicted[u] for u in shown})
         per_tau.append(together)
-    gradients = {u: g[0, neurons[u]] for u, g in sim.gradients.items()}
+    gradients = {u: sim.gradients[u][0].flatten()[n] for u, n in neurons.items()}
+    goals = {u: goal[u][0].flatten()[n] for u, n in neurons.items()}
     return xr.concat(per_tau, pd.Index(sims, name="tau_x")).assign(
         gradient=measures.by_layer(gradients, "neuron"),
+        reference=measures.by_layer(goals, "neuron"),
         neuron_number=measures.by_layer(neurons, "neuron"),
         lost=xr.DataArray("; ".join(lost)),
     )
@@ -220,16 +310,21 @@ def _work_precision(config: Config, sim: ardyn.Relaxation, progress: "tqdm[Never
 
 
 def _depths(
-    config: Config, inputs: torch.Tensor, targets: torch.Tensor, progress: "tqdm[Never]"
+    config: Config,
+    deep: dict[int, nn.Module],
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    progress: "tqdm[Never]",
 ) -> xr.Dataset:
     rows = []
-    for depth in config.depths:
-        progress.set_postfix_str(f"{depth} layers")
+    for depth, model in deep.items():
+        progress.set_postfix_str(f"depth {depth}")
+        model.to(inputs)
         rows.append(
-            measures.convergence_at_depth(depth, inputs, targets, config.tolerance, config.seed)
+            measures.convergence_at_depth(model, inputs, targets, config.tolerance, config.units)
         )
         progress.update()
-    return xr.concat(rows, pd.Index(config.depths, name="depth"))
+    return xr.concat(rows, pd.Index(deep, name="depth"))
 
 
 _TIME = "unit of tau_x"
@@ -240,11 +335,12 @@ _VARIABLES = {
     "layer": ("unit, named after its module, hidden to output", ""),
     "level": ("number of the step or tolerance, from coarse to fine", "1"),
     "neuron": ("chosen neurons, numbered within the network by neuron_number", "1"),
-    "depth": ("layers of the network", "1"),
+    "depth": ("depth of the network: layers, encoder layers or pieces of the sequence", "1"),
     "activity": ("activity x of the chosen neurons, first sample", "1"),
     "gradient": ("backprop gradient g of the chosen neurons, first sample", "1"),
-    "neuron_number": ("number of the chosen neuron within its layer", "1"),
-    "relative_error": ("relative error to backprop, |x - g| / |g| over the batch", "1"),
+    "reference": ("what the chosen neurons are compared with: attribute reference", "1"),
+    "neuron_number": ("number of the chosen neuron within its layer, flattened", "1"),
+    "relative_error": ("relative error to the reference g, |x - g| / |g| over the batch", "1"),
     "cosine": ("cosine between x and g over the batch", "1"),
     "norm_ratio": ("norm ratio |x| / |g| over the batch", "1"),
     "deviation": ("deviation from the exact trajectory, |x - x_exact| / |g|", "1"),
@@ -257,9 +353,10 @@ _VARIABLES = {
     "work_error": ("relative error at t = 5 tau_x to the exact state, worst layer", "1"),
     "work_evaluations": ("evaluations of the right-hand side up to t = 5 tau_x", "1"),
     "work_wall_time": ("wall time up to t = 5 tau_x", "s"),
-    "depth_law": ("law: inverse of the incomplete gamma function", "tau"),
-    "depth_measured": ("from a zero state, output clamped: stepped with dopri5", "tau"),
-    "depth_default": ("from the feed-forward state, output relaxing: closed form", "tau"),
+    "depth_law": ("law of a chain as long as depth_path: inverse incomplete gamma function", "tau"),
+    "depth_measured": ("lowest unit from a zero state, output clamped: stepped with dopri5", "tau"),
+    "depth_default": ("lowest unit from the feed-forward state: closed form", "tau"),
+    "depth_path": ("units with a leak on the longest path through the network", "1"),
 }
 
 
@@ -271,6 +368,10 @@ def _described(results: xr.Dataset, config: Config, images: data.Data) -> xr.Dat
         "study": "convergence",
         "title": "Relaxation of activities onto the backprop gradient",
         "tolerance": config.tolerance,
+        "reference": config.reference,
+        "network": config.network,
+        "depth_of": networks.DEPTH_OF[config.network],
+        "stored": " ".join(sorted(map(str, results.variables))),
         "config": json.dumps(asdict(config)),
         "data_checksum": images.checksum,
     }
@@ -288,9 +389,12 @@ def summary(results: xr.Dataset) -> str:
         "wall_time": "wall time [s]",
     }
     table = lowest.assign(last_error=lowest.relative_error.isel(time=-1, drop=True))
-    table = table[[name for name in columns if name in table]].drop_vars("layer").rename(columns)
+    columns = {name: heading for name, heading in columns.items() if name in table}
+    table = table[list(columns)].drop_vars("layer").rename(columns)
+    goal = {"gradients": "the backprop gradient", "equilibrium": "the rule's own equilibrium"}
     heading = (
-        f"Lowest layer ({lowest.layer.item()}), relative error to the backprop gradient, tolerance "
+        f"Lowest layer ({lowest.layer.item()}), relative error to "
+        f"{goal[results.attrs['reference']]}, tolerance "
         f"{results.attrs['tolerance']:g}\n(NaN: not within the duration; predicted: root of the "
         f"closed form, which may lie beyond it)"
     )

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,15 @@ from typing import Any, TypeVar
 import cattrs
 import torch
 import xarray as xr
+from cattrs.v import format_exception
 
 from ardyn import InputError
 
 Config = TypeVar("Config")
 
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+for _kind in (int, float, bool, str):
+    _CONVERTER.register_structure_hook(_kind, lambda value, kind: _as_it_is(value, kind))
 _LIBRARIES = ("ardyn", "torch", "torchdiffeq", "numpy", "scipy", "xarray")
 
 
@@ -35,8 +38,23 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"cannot read {path} ({error}); pass the config.json of a run") from error
     except cattrs.errors.ClassValidationError as error:
-        problems = "; ".join(cattrs.transform_error(error))
+        problems = "; ".join(
+            str(each).removesuffix(" @ $")
+            for each in cattrs.transform_error(error, format_exception=_problem)
+        )
         raise InputError(f"{path} is no configuration of this study ({problems})") from error
+
+
+def _as_it_is(value: Any, kind: Callable[[Any], Any]) -> Any:
+    """A plain value of a configuration, never converted: 2.7 is no whole number."""
+    if type(value) is kind or (kind is float and type(value) is int):
+        return kind(value)
+    raise ValueError(f"{value!r} is of type {type(value).__name__}")
+
+
+def _problem(error: BaseException, kind: type | None) -> str:
+    """One problem with a configuration."""
+    return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 
 class RunFolder:
@@ -53,18 +71,32 @@ class RunFolder:
 
     @property
     def is_done(self) -> bool:
-        """Whether the run finished."""
-        return (self.path / "DONE").exists()
+        """Whether the run finished, and its files are there."""
+        return all((self.path / name).exists() for name in ("DONE", "results.nc", "manifest.json"))
 
-    def check_data(self, checksum: str) -> None:
-        """Raise InputError if the finished run read other data than these."""
-        manifest = json.loads((self.path / "manifest.json").read_text())
-        if manifest["data_checksum"] != checksum:
+    def made_by(self, checksum: str) -> str:
+        """When, and by which commit, the finished run was made.
+
+        Args:
+            checksum: of the data that it must have read.
+
+        Raises:
+            InputError: it read other data, or its manifest cannot be read.
+        """
+        try:
+            manifest = json.loads((self.path / "manifest.json").read_text())
+            commit = manifest["git"] and manifest["git"]["commit"][:12]
+            read, finished = manifest["data_checksum"], manifest["finished"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.path} holds this run with other data (SHA-256 "
-                f"{manifest['data_checksum'][:12]}, not {checksum[:12]}); use --overwrite, or "
-                f"another --out"
+                f"cannot read manifest.json in {self.path} ({error!r}); use --overwrite"
+            ) from error
+        if read != checksum:
+            raise InputError(
+                f"{self.path} holds this run with other data (SHA-256 {read[:12]}, not "
+                f"{checksum[:12]}); use --overwrite, or another --out"
             )
+        return f"finished {finished}" + (f" by commit {commit}" if commit else "")
 
     def check_writable(self) -> None:
         """Raise InputError if the folder cannot be made or written; leaves nothing behind."""
@@ -128,9 +160,9 @@ def check_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
         raise InputError(f"no device {name!r} here ({reason}); use --device cpu") from error
     return device
 

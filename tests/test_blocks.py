@@ -219,4 +219,4 @@ def test_a_traced_model_can_be_forgotten():
 )
 def test_a_module_that_cannot_be_relaxed_is_refused(model, words):
     with pytest.raises(ardyn.InputError, match=words):
-        ardyn.Relaxation(model, *(x.float() for x in batch()))
+        ardyn.Relaxation(model, batch()[0].float(), batch()[1].float())

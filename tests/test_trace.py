@@ -60,6 +60,6 @@ def test_some_samples_are_the_pass_of_those_samples():
 def test_inputs_that_do_not_fit_a_block_are_refused():
     case = problem((6, 5, 3))
     network = case.relaxation().dynamics.trace.network
+    wrong = torch.zeros(4, 7).double().to(DEVICE)
     with pytest.raises(InputError, match=r"block 'fc1' cannot take.*\[4, 7\]"):
-        wrong = torch.zeros(4, 7).double().to(DEVICE)
         feed_forward(network, case.model, parameters_of(case.model), (wrong,))

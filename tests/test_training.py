@@ -280,8 +280,8 @@ def test_a_further_axis_is_refused_or_summed_over():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"duration": -1.0}, "start at -1.0, before"),
-        ({"duration": float("nan")}, "must be finite, got nan"),
+        ({"duration": -1.0}, "duration must be positive and finite, got -1.0"),
+        ({"duration": float("nan")}, "duration must be positive and finite, got nan"),
         ({"rule": Rule(relaxation_derivative="current")}, r"'current'.*Adaptive\('dopri5'"),
         ({"rule": Rule(update_activity="trace")}, "needs tau_trace"),
         ({"rule": Rule(update_activity="trace"), "tau_trace": 1.0}, r"trace z.*Adaptive"),
