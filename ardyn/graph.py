@@ -66,7 +66,10 @@ class Evaluator(fx.Interpreter):
             value = super().run_node(n)
         # A part counts as a value of its own: its gradient is that of its uses alone, even where
         # the operation made other parts of it, as an LSTM cell makes h of c.
-        return value.view_as(value) if is_part(n) and isinstance(value, Tensor) else value
+        if not is_part(n) or not isinstance(value, Tensor):
+            return value
+        with torch.enable_grad():
+            return value.view_as(value)
 
     @contextmanager
     def telling(self, n: fx.Node) -> Iterator[None]:
@@ -182,7 +185,12 @@ def _symbolic_trace(model: nn.Module, inputs: int | None) -> fx.Graph:
         ours = str(Path(__file__).parent)
         library = str(Path(torch.__file__).parent)
         frames = traceback.extract_tb(error.__traceback__)
-        where = [f for f in frames if not f.filename.startswith((library, ours))] or frames
+        where = [f for f in frames if not f.filename.startswith((library, ours))]
+        if not where:
+            raise InputError(
+                f"torch.fx cannot trace {type(model).__name__} from inside, as it is torch's own; "
+                f"wrap it, as in nn.Sequential(model), to relax it as one block"
+            ) from error
         raise InputError(
             f"torch.fx cannot trace {type(model).__name__}: {where[-1].line!r} (line "
             f"{where[-1].lineno} of {Path(where[-1].filename).name}) fails with "
