@@ -27,7 +27,8 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/relaxation.py $(ARGS)
+	$(BIN)/python -m benchmarks.relaxation $(ARGS)
+	$(BIN)/python -m benchmarks.graphs $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

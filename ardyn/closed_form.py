@@ -128,8 +128,10 @@ def backward_sweep(dynamics: Dynamics, carrier: Carrier[Kept]) -> dict[str, Kept
 
     def pull(block: Block, v: Tensor) -> tuple[Tensor, ...]:
         pulled = zip(block.sources, dynamics.pull(block, v, {}), strict=True)
-        return tuple(carrier.fit(source, each) for source, each in pulled)
+        # Inputs, which are no blocks, take nothing.
+        return tuple(carrier.fit(source, x) if source in blocks else x for source, x in pulled)
 
+    blocks = dynamics.trace.network.block
     top = {output: carrier.top(output, drive) for output, drive in dynamics.drive.items()}
     dynamics.trace.network.descend(top, send, pull)
     return kept

@@ -1,0 +1,106 @@
+"""What every benchmark shares: timing side by side in one process, and the table of ratios."""
+
+import math
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import torch
+import tyro
+from torch.utils.benchmark import Timer
+
+from plots.command_line import refusing
+from studies.runs import check_device
+
+ROUNDS = 5
+"""Every entry is timed once per round, so that a drifting clock touches all alike."""
+Cases = Mapping[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: time of ``what`` over time of ``over``."""
+
+    what: str
+    over: str
+    at_most: float = math.inf
+    at_least: float = 0.0
+
+    @property
+    def bar(self) -> str:
+        """What the ratio should be; empty where there is no bar."""
+        below = f"≤ {self.at_most:g}" if self.at_most < math.inf else ""
+        return f"≥ {self.at_least:g}" if self.at_least else below
+
+    def verdict(self, ratio: float) -> str:
+        """Whether the bar is met; empty where there is none."""
+        is_met = self.at_least <= ratio <= self.at_most
+        return ("met" if is_met else "missed") if self.bar else ""
+
+
+def main(name: str, title: str, rows: Sequence[Row], cases: Callable[[str], Cases]) -> None:
+    """The command line of a benchmark: time, and print the ratios."""
+
+    def script(device: str = "cpu", save: bool = False) -> None:
+        """Time, and print the ratios.
+
+        Args:
+            device: where to compute: cpu, cuda, …
+            save: also keep the table under benchmarks/results/, dated.
+        """
+        with refusing():
+            check_device(device)
+        table = _table(title, rows, _time(cases(device)), device)
+        print(table)
+        if save:
+            folder = Path(__file__).parent / "results"
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}-{torch.device(device).type}.md"
+            path.write_text(table)
+            print(f"kept as {path}")
+
+    tyro.cli(script)
+
+
+def _time(cases: Cases) -> dict[str, list[float]]:
+    """Medians in seconds, one per round."""
+    threads = torch.get_num_threads()
+    timers = {
+        name: Timer("run()", globals={"run": run}, num_threads=threads)
+        for name, run in cases.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, timer in timers.items():
+            seconds[name].append(timer.blocked_autorange(min_run_time=0.3).median)
+    return seconds
+
+
+def _ratio(row: Row, seconds: Mapping[str, list[float]]) -> float:
+    """The median over rounds, each of which compares what ran side by side."""
+    pairs = zip(seconds[row.what], seconds[row.over], strict=True)
+    return median(what / over for what, over in pairs)
+
+
+def _table(title: str, rows: Sequence[Row], seconds: Mapping[str, list[float]], device: str) -> str:
+    where = torch.device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine()
+    lines = [
+        f"{title}; {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"{name} ({where.type}), {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {platform.python_version()}; medians of {ROUNDS} rounds",
+        "",
+        "| time of | over time of | ratio | bar | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        ratio = _ratio(row, seconds)
+        cells = (row.what, row.over, f"{ratio:.2f}", row.bar, row.verdict(ratio))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| | milliseconds |", "| --- | --- |"]
+    lines += [f"| {name} | {1e3 * median(each):.3f} |" for name, each in seconds.items()]
+    return "\n".join(lines) + "\n"
