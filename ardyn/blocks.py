@@ -79,7 +79,7 @@ def _network(model: nn.Module, inputs: Sequence[Tensor], units: Units) -> Networ
     ends = tuple(dict.fromkeys(grouping.unit[n] for n in end.all_input_nodes if n in grouping.unit))
     reached = _reached(grouping.blocks, ends)
     if not any(block.layer.learns for block in reached):
-        _refuse_without_gradient(model, graph, carries)
+        _refuse_without_gradient(model, values, carries)
     return Network(
         tuple(replace(each, relaxes=each.relaxes or each.name in ends) for each in reached),
         graph,
@@ -110,13 +110,15 @@ def _reached(blocks: Mapping[str, Block], ends: Sequence[str]) -> list[Block]:
     return found[::-1]
 
 
-def _refuse_without_gradient(model: nn.Module, graph: fx.Graph, carries: set[fx.Node]) -> None:
+def _refuse_without_gradient(
+    model: nn.Module, values: Mapping[fx.Node, Any], carries: set[fx.Node]
+) -> None:
     ending = [
         node
-        for node in graph.nodes
-        if node not in carries
+        for node, value in values.items()
+        if isinstance(value, Tensor)
+        and node not in carries
         and carries.intersection(node.all_input_nodes)
-        and node.op != "output"
     ]
     at = f": gradients end at {describe(model, ending[-1])}" if ending else ""
     raise InputError(

@@ -128,10 +128,9 @@ def hand_on_parts(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> None:
         whole = [user for user in node.users if not is_part(user)]
         if not whole:
             continue
-        with graph.inserting_after(node):
-            parts = [
-                graph.call_function(operator.getitem, (node, i)) for i in range(len(values[node]))
-            ]
+        with graph.inserting_after(node):  # each just behind it, so that the first comes last
+            numbers = reversed(range(len(values[node])))
+            parts = [graph.call_function(operator.getitem, (node, i)) for i in numbers][::-1]
         for user in whole:
             kind = type(values[node])
             swap = lambda each: kind(parts) if each is node else each  # noqa: B023, E731

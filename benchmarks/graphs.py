@@ -1,4 +1,4 @@
-"""Speed on graphs and deep chains: the paper's CNN, and 50 layers of width 128; batch 64, float32."""
+"""Speed on graphs and deep chains: the paper's CNN, and 50 layers of 128; batch 64, float32."""
 
 import torch
 from torch import nn

@@ -47,6 +47,9 @@ FLAGS = [
 ]
 
 
+EQUILIBRIUM = ("--reference", "equilibrium")
+
+
 def study(monkeypatch, *flags):
     """The command line, in this process; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["convergence.py", *map(str, flags)])
@@ -144,6 +147,89 @@ def test_a_nonlinear_rule_under_a_clamped_output_runs_and_draws(tmp_path):
     assert len(draw(tmp_path)) == 2 * len(FIGURES)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--solver", "rk4", "--relaxation-derivative", "current"),
+        ("--dtype", "float32"),
+        ("--feedback", "fixed", *EQUILIBRIUM, "--duration", "20"),
+    ],
+    ids=["nonlinear", "float32", "feedback"],
+)
+def test_a_variation_runs_to_its_end_and_is_then_found(tmp_path, monkeypatch, capsys, flags):
+    command = (*FLAGS, *flags, "--out", tmp_path, "--no-plot")
+    assert study(monkeypatch, *command) == 0
+    assert study(monkeypatch, *command) == 0
+    assert "Already computed" in said(capsys)
+    (path,) = tmp_path.glob("convergence/*/results.nc")
+    found = xr.load_dataset(path)
+    assert found.lost.item() == ""
+    assert found.relative_error.notnull().all()
+    if "--feedback" in flags:
+        assert float(found.relative_error.isel(time=-1).max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("network", "depths", "lowest"),
+    [("cnn", (2, 3), "conv1"), ("transformer", (1,), "embed"), ("lstm", (2, 4), "cell.0")],
+)
+def test_graphs_relax_too(tmp_path, network, depths, lowest):
+    config = replace(
+        Config(network=network, depths=depths, layers=3, batch_size=3),
+        solver=("exact", "euler"),
+        tau_x=(1.0,),
+        duration=10.0,
+    )
+    found = run(config, DIGITS)
+    assert found.sizes["layer"] == 3
+    assert lowest in found.layer.values
+    last = found.relative_error.isel(time=-1, tau_x=0)
+    assert (last < found.relative_error.isel(time=0, tau_x=0)).all()
+    # The longest path sets the law, and shorter ones lead the way.
+    assert (found.depth_measured <= found.depth_law * 1.001).all()
+    assert (found.depth_measured > 0.5 * found.depth_law).all()
+    assert (np.diff(found.depth_default) > 0).all()
+    (tmp_path / "DONE").touch()
+    found.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    assert len(draw(tmp_path)) == 2 * len(FIGURES)
+
+
+def test_what_is_missing_from_a_finished_run_is_made_again_or_told(out, monkeypatch, capsys):
+    (path,) = out.glob("convergence/*/manifest.json")
+    text = path.read_text()
+    path.write_text("{")
+    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 2
+    assert "cannot read manifest.json" in said(capsys)
+    path.unlink()
+    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 0
+    assert json.loads(path.read_text()).keys() == json.loads(text).keys()
+
+
+def test_results_that_lack_a_variable_are_not_drawn(results, tmp_path):
+    (tmp_path / "DONE").touch()
+    results.drop_vars("cosine").to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    with pytest.raises(InputError, match=r"results.nc lacks cosine; run the study again"):
+        draw(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"tau_x": [0]}', "tau-x must be positive and finite, got 0"),
+        ('{"batch_size": 2.7}', "2.7 is of type float @ $.batch_size"),
+        ('{"duration": true}', "True is of type bool @ $.duration"),
+        ('{"duration": 3, "seed": 1.0}', "1.0 is of type float @ $.seed"),
+        ("[]", "is no configuration|cannot read"),
+    ],
+)
+def test_a_config_that_makes_no_sense_says_why(tmp_path, monkeypatch, capsys, text, told):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    assert study(monkeypatch, "--config", path, "--out", tmp_path) == 2
+    answer = said(capsys)
+    assert re.search(told if "|" in told else re.escape(told), answer), answer
+
+
 def test_a_run_leaves_everything_and_no_parts(out):
     (folder,) = (out / "convergence").iterdir()
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
@@ -160,7 +246,7 @@ def test_a_finished_run_is_not_computed_again(out, monkeypatch, capsys):
     (path,) = out.glob("convergence/*/results.nc")
     before = path.stat().st_mtime_ns
     assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 0
-    assert "Already computed" in said(capsys)
+    assert "Already computed, finished 2" in said(capsys)
     assert path.stat().st_mtime_ns == before
     assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot", "--overwrite") == 0
     assert path.stat().st_mtime_ns > before
@@ -201,6 +287,14 @@ def test_a_stored_config_gives_the_same_run_and_flags_override_it(out, monkeypat
         (["--duration", "1e9"], "million"),
         (["--config", "/nowhere/config.json"], "/nowhere/config.json"),
         (["--loss", "ssee"], "sse"),
+        (["--tolerance", "2"], "tolerance must be below 1"),
+        (["--threads", "0"], "threads must lie in 1"),
+        (["--seed", "99999999999999999999"], "seed must lie in"),
+        (["--device", "meta"], "no device 'meta' here"),
+        (["--network", "cnn", "--sizes", "64", "10"], "belong to the network 'mlp'"),
+        (["--network", "lstm", "--depths", "7"], "64 pixels cannot be cut into 7 pieces"),
+        (["--network", "lstn"], "lstm"),
+        (["--relaxation-derivative", "current", "--solver", "rk4", *EQUILIBRIUM], "no closed form"),
     ],
 )
 def test_wrong_flags_are_answered_in_a_sentence(tmp_path, monkeypatch, capsys, flags, told):

@@ -1,13 +1,15 @@
 """Whole modules: where they settle, how they get there, and what they learn."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
 import ardyn
 from ardyn import Adaptive, ClosedForm, Fixed, Rule, Sweep
 from tests.modules import CASES, Case
-from tests.problems import assert_same, difference, gradients_on, states
+from tests.problems import assert_same, difference, generator, gradients_on, states
 
 LONG = 1000.0
 """Long after every path has been gone down."""
@@ -15,7 +17,7 @@ SETTINGS = [("block", "relaxed"), ("operation", "relaxed"), ("block", "clamped")
 
 
 @pytest.fixture(params=CASES)
-def case(request) -> Case:
+def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]()
 
 
@@ -128,3 +130,163 @@ def test_a_current_derivative_is_taken_at_the_current_activities():
 def test_a_network_is_traced_once():
     case = CASES["U-Net"]()
     assert case.relaxation().network is case.relaxation().network
+
+
+def test_feedback_weights_on_the_convolutions_only_are_one_line():
+    case = CASES["paper's CNN"]()
+    psi = ardyn.random_feedback(case.model, std=0.3, generator=generator(5))
+    sim = case.relaxation(rule={"conv*": Rule(feedback="fixed")}, feedback=psi)
+    model, g = case.model, CASES["paper's CNN"]().relaxation().gradients
+    settled = {unit: x[-1] for unit, x in states(sim.solve([LONG])).items()}
+    above = ("conv2", "fc1", "fc2", "fc3")
+    assert_same({u: settled[u] for u in above}, {u: g[u] for u in above}, 1e-12)
+    # conv2 sends back through ψ, by way of the pooling.
+    layers: dict[str, Any] = dict(model.named_children())
+    below = layers["tanh1"](layers["conv1"](case.inputs[0])).detach()
+    a = layers["conv2"](layers["pool"](below))
+    weight = psi["conv2"].T.reshape(layers["conv2"].weight.shape)
+    _, truth = torch.autograd.functional.vjp(
+        lambda x: torch.nn.functional.conv2d(layers["pool"](x), weight),
+        below,
+        g["conv2"] * (1 - a.tanh() ** 2).detach(),
+    )
+    assert difference(settled["conv1"], truth) < 1e-12
+    assert difference(settled["conv1"], g["conv1"]) > 0.1
+
+
+@pytest.mark.parametrize(
+    "dropped", [Rule(relaxation_derivative="dropped"), Rule(update_derivative="dropped")]
+)
+def test_derivatives_dropped_on_some_layers_change_what_they_teach(dropped):
+    case = CASES["paper's CNN"]()
+    found = {}
+    for pattern in ("none", "conv*", "fc*"):
+        rule = {pattern: dropped} if pattern != "none" else Rule()
+        case.model.zero_grad()
+        ardyn.backward(**case.batch, rule=rule, duration=LONG)
+        found[pattern] = gradients_on(case.model)
+    name = "conv1.weight" if dropped.update_derivative == "frozen" else "conv2.weight"
+    assert difference(found["conv*"][name], found["none"][name]) > 1e-3
+    assert difference(found["fc*"]["fc1.weight"], found["none"]["fc1.weight"]) > 1e-3
+
+
+@pytest.mark.parametrize("activity", ["current", "trace"])
+def test_the_presynaptic_factor_behind_a_pooling_is_what_the_pooling_makes_of_it(activity):
+    case = CASES["paper's CNN"]()
+    rule = Rule(update_activity=activity)
+    settings = {"rule": rule, "tau_trace": 2.0} if activity == "trace" else {"rule": rule}
+    sim = case.relaxation(**settings)
+    solver = Adaptive("dopri5", rtol=1e-9, atol=1e-12)
+    final = sim.solve([3.0], solver)
+    ardyn.backward(**case.batch, **settings, duration=3.0, solver=solver)
+    below = final.traces["conv1"][-1] if activity == "trace" else final["conv1"][-1]
+    layers: dict[str, Any] = dict(case.model.named_children())
+    W = layers["conv2"].weight.detach().requires_grad_()
+    a = torch.nn.functional.conv2d(layers["pool"](below), W)
+    frozen = layers["conv2"](layers["pool"](layers["tanh1"](layers["conv1"](case.inputs[0]))))
+    slope = 1 - frozen.detach().tanh() ** 2
+    (truth,) = torch.autograd.grad(a, W, final["conv2"][-1] * slope)
+    assert difference(layers["conv2"].weight.grad, truth) < 1e-12
+
+
+def test_trajectories_of_a_graph_are_stored_and_read_back(tmp_path):
+    sim = CASES["many to many"]().relaxation()
+    saved = sim.solve([0.5, 2.0])
+    saved.save(tmp_path / "run.nc")
+    read = ardyn.Trajectory.load(tmp_path / "run.nc")
+    assert_same(states(read), states(saved), 0.0)
+    assert_same(read.relative_error(), saved.relative_error(), 1e-15)
+
+
+class Argmax(nn.Module):
+    """Gradients end at an operation that has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x).argmax(1, keepdim=True).to(x.dtype) * 1.0
+        return y
+
+
+class OneHot(nn.Module):
+    """An operation without a gradient where none flows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = torch.nn.functional.one_hot(x.argmax(1), 4).to(x.dtype)
+        y: Tensor = self.layer(torch.cat([x, largest], dim=1))
+        return y
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x + torch.randn_like(x))
+        return y
+
+
+def double_batch() -> tuple[Tensor, Tensor]:
+    g = generator(2)
+    return torch.randn(3, 4, generator=g).double(), torch.randn(3, 3, generator=g).double()
+
+
+def test_an_operation_without_a_gradient_passes_where_none_flows():
+    inputs, targets = double_batch()
+    sim = ardyn.Relaxation(OneHot().double(), inputs, targets)
+    assert_same({u: x[-1] for u, x in states(sim.solve([60.0])).items()}, sim.gradients, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Argmax(), r"no gradient path.*gradients end at 'argmax'"),
+        (Noisy(), r"another output when run operation by operation.*random"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), r"Dropout '1' is in training mode.*eval"),
+        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), r"BatchNorm1d '1' is in training mode"),
+        (nn.LSTM(4, 3), r"torch.fx cannot trace LSTM from inside.*nn.Sequential\(model\)"),
+    ],
+    ids=["argmax", "noise", "dropout", "batch norm", "torch's own"],
+)
+def test_a_module_without_a_gradient_to_follow_is_refused(model, words):
+    with pytest.raises(ardyn.InputError, match=words):
+        ardyn.Relaxation(model.double(), *double_batch())
+
+
+def test_a_pattern_that_matches_no_block_is_refused():
+    with pytest.raises(ardyn.InputError, match=r"pattern 'convolution\*' matches no block; the"):
+        CASES["U-Net"]().relaxation(rule={"convolution*": Rule()})
+
+
+def test_feedback_of_a_convolution_must_have_the_shape_of_its_flattened_kernel():
+    case = CASES["paper's CNN"]()
+    psi = ardyn.random_feedback(case.model) | {"conv1": torch.zeros(3, 3)}
+    words = r"feedback of 'conv1' has shape \[3, 3\].*flattened kernel, \[9, 32\]"
+    with pytest.raises(ardyn.InputError, match=words):
+        case.relaxation(rule=Rule(feedback="fixed"), feedback=psi)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ((torch.zeros(3, 4).double(),), r"ManyToMany takes the inputs x, y, shift, got 1"),
+        ((torch.zeros(3, 4).double(), torch.zeros(2, 3).double()), "of one batch size, got"),
+        ((torch.zeros(3, 4).double(), "y"), r"inputs\[1\] must be a torch.Tensor, got str"),
+    ],
+)
+def test_several_inputs_must_fit(inputs, words):
+    case = CASES["many to many"]()
+    with pytest.raises(ardyn.InputError, match=words):
+        ardyn.Relaxation(case.model, inputs, case.targets)
+
+
+def test_unknown_units_are_refused():
+    with pytest.raises(ardyn.InputError, match="unknown units 'blocks': did you mean 'block'"):
+        CASES["U-Net"]().relaxation(units="blocks")

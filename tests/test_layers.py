@@ -3,10 +3,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ardyn.graph import trace_graph
+from ardyn.known import weighted_layer
 from ardyn.layers import (
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_METHODS,
     ELEMENTWISE_MODULES,
+    Conv,
     Linear,
     PassThrough,
     activate,
@@ -70,6 +73,56 @@ def test_the_update_is_the_gradient_of_the_parameters(has_bias):
     names = ["W", "b"] if has_bias else ["W"]
     truth = torch.autograd.grad(linear.forward(learning, x), [learning[name] for name in names], v)
     assert_same(linear.update(parameters, v, x), dict(zip(names, truth, strict=True)), 1e-14)
+
+
+CONVOLUTIONS = {
+    "1d": (nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (4, 9)),
+    "2d": (nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), (2, 6, 7)),
+    "3d": (nn.Conv3d(2, 3, 2), (2, 3, 4, 3)),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3, stride=2, output_padding=1, groups=1), (3, 3, 4)),
+    "same": (nn.Conv2d(2, 3, 3, padding="same", bias=False), (2, 5, 4)),
+}
+
+
+@pytest.fixture(params=CONVOLUTIONS)
+def convolution(request):
+    """A convolution of torch's in float64, its layer, its parameters and a batch."""
+    module, shape = CONVOLUTIONS[request.param]
+    model = nn.Sequential(module).double()
+    x = randn(5, *shape, seed=2)
+    graph = trace_graph(model)
+    (node,) = (node for node in graph.nodes if node.op == "call_module")
+    layer = weighted_layer(model, node)
+    assert isinstance(layer, Conv)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    return module, layer, parameters, x
+
+
+def test_a_convolution_is_torchs_and_sends_back_its_vector_jacobian_product(convolution):
+    module, layer, parameters, x = convolution
+    y = module(x).detach()
+    assert difference(layer.forward(parameters, x), y) < 1e-14
+    v = randn(2, *y.shape, seed=3)
+    truth = [torch.autograd.functional.vjp(module, x, each)[1] for each in v]
+    assert difference(layer.send_back(parameters, v, None, x), torch.stack(truth)) < 1e-14
+    assert difference(layer.send_back(parameters, v[0], None, x), truth[0]) < 1e-14
+
+
+def test_the_update_of_a_convolution_is_the_gradient_of_its_parameters(convolution):
+    module, layer, parameters, x = convolution
+    y = module(x)
+    v = randn(*y.shape, seed=3)
+    truth = torch.autograd.grad(y, list(module.parameters()), v)
+    assert_same(layer.update(parameters, v, x), dict(zip(parameters, truth, strict=True)), 1e-13)
+
+
+def test_feedback_weights_of_a_convolution_are_its_flattened_kernel_transposed(convolution):
+    module, layer, parameters, x = convolution
+    other = randn(*module.weight.shape, seed=7)
+    v = randn(*module(x).shape, seed=3)
+    truth = layer.send_back(parameters | {layer.weight: other}, v, None, x)
+    psi = other.flatten(1).T
+    assert difference(layer.send_back(parameters, v, psi, x), truth) < 1e-15
 
 
 def test_passing_through_changes_and_learns_nothing():

@@ -5,6 +5,7 @@ from torch import nn
 
 import ardyn
 from ardyn.blocks import parameters_of
+from ardyn.models import IMAGES
 from tests.brute_force import FUNCTIONS
 from tests.problems import difference, generator
 
@@ -58,6 +59,7 @@ def test_the_type_is_the_one_asked_for(dtype):
     [
         (([4],), r"two or more.*\[4\]"),
         (([4, 0],), r"positive.*\[4, 0\]"),
+        (([4, 3.0],), r"whole positive.*\[4, 3.0\]"),
         (([4, 3], "tan"), "unknown activation 'tan': did you mean 'tanh'"),
         (([4, 3], "tanh", 0.0), "std must be positive"),
     ],
@@ -100,3 +102,39 @@ def test_every_call_of_a_shared_layer_has_feedback_of_its_own():
 def test_feedback_of_no_width_is_refused():
     with pytest.raises(ardyn.InputError, match="std must be positive"):
         ardyn.random_feedback(ardyn.mlp([4, 3]), std=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "variant", "shapes"),
+    [
+        ("cifar10", "paper", [(32, 3, 5, 5), (64, 32, 5, 5), (64, 6400), (120, 64), (10, 120)]),
+        ("cifar100", "paper", [(32, 3, 5, 5), (64, 32, 5, 5), (64, 6400), (120, 64), (100, 120)]),
+        ("svhn", "code", [(6, 3, 5, 5), (16, 6, 5, 5), (120, 1600), (120, 120), (10, 120)]),
+        ("mnist", "code", [(6, 1, 5, 5), (16, 6, 5, 5), (120, 1024), (120, 120), (10, 120)]),
+        ("digits", "paper", [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64), (120, 64), (10, 120)]),
+    ],
+)
+def test_the_convolutional_network_has_the_papers_layers(dataset, variant, shapes):
+    model = ardyn.cnn(dataset, variant, generator=generator())
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
+    assert [tuple(W.shape) for W in weights] == shapes
+    channels, side, classes = IMAGES[dataset]
+    images = torch.zeros(2, channels, side, side)
+    assert model(images).shape == (2, classes)
+    sim = ardyn.Relaxation(model, images, torch.zeros(2, classes))
+    assert sim.network.units == ("conv1", "conv2", "fc1", "fc2", "fc3")
+    assert abs(float(weights[2].detach().std()) / 0.05 - 1) < 0.05
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("cifar",), "unknown dataset 'cifar': did you mean 'cifar10'"),
+        (("cifar10", "authors"), "unknown variant 'authors': choose one of paper, code"),
+        (("cifar10", "paper", -1.0), "std must be positive"),
+    ],
+)
+def test_a_convolutional_network_that_makes_no_sense_is_refused(arguments, words):
+    with pytest.raises(ardyn.InputError, match=words):
+        ardyn.cnn(*arguments)
