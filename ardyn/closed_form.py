@@ -14,6 +14,7 @@ back once, in either of two ways:
 - for a single time, it carries *states*: the unit's own, and what the units below will need of it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ardyn.dynamics import Dynamics
-from ardyn.errors import InputError
+from ardyn.errors import DivergenceError, InputError
 from ardyn.integrators import Fixed
 from ardyn.network import Block, Network
 from ardyn.propagator import Scheme, propagator
@@ -60,6 +61,9 @@ class ClosedForm:
         """Activities of every relaxing unit at ``times``, from one backward sweep.
 
         For dynamics that ``check_linear`` lets pass.
+
+        Raises:
+            DivergenceError: states beyond what the number format holds.
         """
         network, like = dynamics.trace.network, dynamics.like
         tau, at = path_time_constants(dynamics), tuple(times.tolist())
@@ -67,8 +71,11 @@ class ClosedForm:
             shares, tails = _final_weights(self.of, tau, at[0], like.dtype, like.device)
             kept = backward_sweep(dynamics, _States(network, shares, tails))
         else:
-            weights = _weights(self.of, tau, at, like.dtype, like.device)
+            small = len(at) * len(tau) ** 2 <= _KEPT_AT_MOST
+            find = _weights if small else _weights.__wrapped__
+            weights = find(self.of, tau, at, like.dtype, like.device)
             kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(weights, x)))
+        _check_finite(dynamics, kept)
         return StackedActivities({unit: kept[unit] for unit in dynamics.tau})
 
 
@@ -137,6 +144,19 @@ def backward_sweep(dynamics: Dynamics, carrier: Carrier[Kept]) -> dict[str, Kept
     return kept
 
 
+def _check_finite(dynamics: Dynamics, kept: Mapping[str, "_Mixture"]) -> None:
+    """Raise DivergenceError for infinities and NaN; from above they spread to the lowest."""
+    level = dynamics.trace.network.level
+    if all(math.isfinite(float(kept[unit].total())) for unit in kept if level[unit] == 1):
+        return
+    unit = next(unit for unit in kept if not math.isfinite(float(kept[unit].total())))
+    dtype = str(dynamics.like.dtype).removeprefix("torch.")
+    raise DivergenceError(
+        f"the closed form left the numbers of {dtype}, first seen in unit '{unit}'; scale the "
+        f"inputs, the weights, ψ or the loss down, or use float64"
+    )
+
+
 @dataclass(frozen=True)
 class Stack(Carrier[Kept]):
     """[g, e(0), A e(0), A² e(0), …]; ``keep`` says what of it is kept at each unit."""
@@ -188,7 +208,7 @@ class _States(Carrier["_Mixture"]):
             share = self.shares[self.network.level[unit] - 1]
             v = torch.addcmul(v, _spread(share, start), start)
         own, below = v[:1], v[1:]
-        return _Mixture(own.clone() if len(below) else own, None), below
+        return _Mixture(own.clone() if len(below) else own), below
 
     def fit(self, source: str, pulled: Tensor) -> Tensor:
         """As many as there are units below."""
@@ -200,20 +220,26 @@ def _spread(weights: Tensor, x: Tensor) -> Tensor:
     return weights.view(-1, *[1] * x.ndim)
 
 
-@dataclass
 class _Mixture:
-    """States of one unit, as combinations of its stack until they are asked for."""
+    """States of one unit; combinations of its stack until they are asked for."""
 
-    stack: Tensor
-    mix: Tensor | None
-    """[time, stack]; None once mixed."""
+    def __init__(self, stack: Tensor, mix: Tensor | None = None) -> None:
+        """``mix`` is [time, entry]; None where the entries are the states themselves."""
+        self._unmixed = None if mix is None else (mix, stack)
+        self._states = stack if mix is None else None
 
     def states(self) -> Tensor:
-        """[time, batch, …]; from then on they stand in the stack's place."""
-        if self.mix is not None:
-            mixed = torch.mm(self.mix, self.stack.flatten(1))
-            self.stack, self.mix = mixed.view(-1, *self.stack.shape[1:]), None
-        return self.stack
+        """[time, batch, …]; from then on the stack is let go."""
+        if self._unmixed is not None:
+            mix, stack = self._unmixed
+            self._states = torch.mm(mix, stack.flatten(1)).view(-1, *stack.shape[1:])
+            self._unmixed = None
+        assert self._states is not None
+        return self._states
+
+    def total(self) -> Tensor:
+        """Sum of all that is held; not finite where an entry is not."""
+        return self.states().sum() if self._unmixed is None else self._unmixed[1].sum()
 
 
 def _mix(weights: Tensor, stack: Tensor) -> _Mixture:
@@ -246,6 +272,10 @@ class StackedActivities(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._mixtures)
+
+
+_KEPT_AT_MOST = 2**17
+"""Numbers in a propagator that is kept for reuse: a megabyte of them."""
 
 
 @lru_cache(maxsize=8)

@@ -17,8 +17,8 @@ def bp_gradients(
     inputs: Sequence[Tensor],
     targets: Any,
     loss: LossFunction,
-) -> dict[str, Tensor]:
-    """∂𝓛/∂x̄ of every unit, by autograd through the user's own module, [batch, …] each."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """∂𝓛/∂x̄ and x̄ of every unit, by autograd through the user's own module, [batch, …] each."""
     run = Evaluator(model, network.graph)
     leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
     with torch.enable_grad():
@@ -26,7 +26,8 @@ def bp_gradients(
         at = {node.name: value for node, value in run.env.items()}
         values = [at[network.block[unit].node] for unit in network.units]
         gradients = torch.autograd.grad(loss(output, targets), values, materialize_grads=True)
-    return dict(zip(network.units, gradients, strict=True))
+    units = network.units
+    return dict(zip(units, gradients, strict=True)), dict(zip(units, values, strict=True))
 
 
 def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:

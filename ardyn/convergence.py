@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ardyn.closed_form import Stack, backward_sweep, check_linear, path_time_constants
 from ardyn.dynamics import Dynamics
-from ardyn.errors import check_positive
+from ardyn.errors import DivergenceError, check_positive
 from ardyn.propagator import propagator
 
 Array = NDArray[np.float64]
@@ -66,6 +66,7 @@ def exact_convergence_time(
 
     Raises:
         InputError: there is no closed form.
+        DivergenceError: it is beyond what the number format holds.
     """
     check_linear(dynamics)
     check_positive("tolerance", tolerance, such_as=1e-3)
@@ -79,8 +80,9 @@ def exact_convergence_time(
     for unit in dynamics.tau:
         # Nothing below a unit reaches it, so that its own τ and those above are all it takes.
         own_and_above = tau[len(tau) - network.height[unit] :]
+        scan = _Scan(own_and_above)
         times = [
-            _last_crossing(_Distance(own_and_above, gram, tolerance * float(norm)))
+            _last_crossing(_Distance(own_and_above, gram, tolerance * float(norm)), scan)
             for gram, norm in grams[unit]
         ]
         found[unit] = torch.tensor(times if per_sample else times[0], dtype=torch.float64)
@@ -127,37 +129,49 @@ class _Distance:
         return float(np.abs(self.weights(rows)[0]) @ np.sqrt(self.gram.diagonal()))
 
 
-def _last_crossing(distance: _Distance) -> float:
+class _Scan:
+    """Times, and a unit's row of P at each; as far as anyone has asked, and shared by samples.
+
+    Each row follows from the last by P(t + h) = P(t) P(h). The step h begins well below the
+    shortest τ and doubles now and then, so that every time scale is looked at.
+    """
+
+    def __init__(self, tau: tuple[float, ...]) -> None:
+        self.step = min(tau) / _STEPS_PER_TAU
+        self.P = propagator(None, tau, torch.tensor([self.step], dtype=torch.float64))[0].numpy()
+        self.times, self.rows = np.zeros(1), np.eye(1, len(tau))
+
+    def extend(self) -> None:
+        """Go on with one step, then double it."""
+        rows = [self.rows[-1]]
+        for _ in range(_STEPS_PER_OCTAVE):
+            rows.append(rows[-1] @ self.P)
+        times = self.times[-1] + self.step * np.arange(1, _STEPS_PER_OCTAVE + 1)
+        self.times = np.concatenate([self.times, times])
+        self.rows = np.concatenate([self.rows, rows[1:]])
+        self.P, self.step = self.P @ self.P, 2 * self.step
+
+
+def _last_crossing(distance: _Distance, scan: _Scan) -> float:
     """Last t at which the distance falls to its limit; infinite if it stays above."""
+    if not np.isfinite(distance.gram).all():
+        raise DivergenceError(
+            "the closed form left the finite numbers, so that nothing converges; scale the "
+            "inputs, the weights, ψ or the loss down"
+        )
     if not distance.gram.any():
         return 0.0
     if np.sqrt(distance.gram[0, 0]) >= distance.limit:
         return np.inf
-    times, rows = _scan(distance)
-    above = np.flatnonzero(distance.at(rows) > distance.limit)
+    # Beyond the sum of all τ every entry of P decays, and the bound with them.
+    while scan.times[-1] < sum(distance.tau) or distance.bound(scan.rows[-1:]) > distance.limit:
+        scan.extend()
+    above = np.flatnonzero(distance.at(scan.rows) > distance.limit)
     if len(above) == 0:
         return 0.0
-    bracket = times[above[-1] : above[-1] + 2]
+    bracket = scan.times[above[-1] : above[-1] + 2]
 
     def excess(t: float) -> float:
         return float(distance.at(distance.rows([t]))[0]) - distance.limit
 
     return float(brentq(excess, *bracket, xtol=1e-12))
-
-
-def _scan(distance: _Distance) -> tuple[Array, Array]:
-    """Times, and the unit's row of P at each, until the distance is sure to stay at its limit.
-
-    Each row follows from the last by P(t + h) = P(t) P(h). The step h begins well below the
-    shortest τ and doubles now and then, so that every time scale is looked at.
-    """
-    step = min(distance.tau) / _STEPS_PER_TAU
-    P = propagator(None, distance.tau, torch.tensor([step], dtype=torch.float64))[0].numpy()
-    times, rows = [0.0], [np.eye(1, len(P))[0]]
-    # Beyond the sum of all τ every entry of P decays, and the bound with them.
-    while times[-1] < sum(distance.tau) or distance.bound(rows[-1][None]) > distance.limit:
-        for _ in range(_STEPS_PER_OCTAVE):
-            times.append(times[-1] + step)
-            rows.append(rows[-1] @ P)
-        P, step = P @ P, 2 * step
-    return np.array(times), np.array(rows)

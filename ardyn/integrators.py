@@ -76,6 +76,13 @@ class Adaptive:
             None if stop is None else torch.cat([each.steady_at for each in alone]),  # type: ignore[misc]
         )
 
+    def check_can_stop(self) -> None:
+        """Raise InputError if torchdiffeq leaves the steps to others, who ask nobody."""
+        if not _takes_callbacks(self.method):
+            raise InputError(
+                f"'{self.method}' cannot stop at a steady state; use 'dopri5' or a fixed step"
+            )
+
     def _integrate(self, system: System, times: Tensor, stop: SteadyState | None) -> Solution:
         options = dict(self.options)
         if _takes_callbacks(self.method):
@@ -151,9 +158,19 @@ class Fixed:
 
         That of a multistep method is the mean one over many steps.
         """
-        rate, steps = -torch.ones(1, 1, dtype=torch.float64), 1 if self.is_one_step else 100
-        decayed = _run_linear(self.method, self._own_options, rate, step_over_tau, steps)
-        return math.pow(float(decayed.abs().nan_to_num(math.inf)), 1 / steps)
+        if self.is_one_step:
+            rate = -torch.ones(1, 1, dtype=torch.float64)
+            return float(self.step_matrix(rate, step_over_tau).abs().nan_to_num(math.inf))
+        # Late, when whichever root of the scheme is the largest has outgrown the others.
+        first, last = (self._size_after(steps, step_over_tau) for steps in (100, 200))
+        return math.inf if math.isinf(last) else (last / first) ** 0.01
+
+    def _size_after(self, steps: int, step_over_tau: float) -> float:
+        """|y| of dy/dt = −y/τ after that many steps, the largest of the last ten."""
+        nodes = step_over_tau * torch.arange(steps + 1, dtype=torch.float64)
+        one = torch.ones(1, dtype=torch.float64)
+        y = _odeint(lambda t, y: -y, one, nodes, self.method, self._own_options)
+        return float(y[-10:].abs().max().nan_to_num(math.inf))
 
 
 def _integrate(
@@ -168,10 +185,6 @@ def _integrate(
     watch = Watch(system, stop)
     watched: Callable[..., Any] = watch
     if not _takes_callbacks(method):
-        if stop is not None:
-            raise InputError(
-                f"'{method}' cannot stop at a steady state; use 'dopri5' or a fixed step"
-            )
         watched = watch.__call__  # torchdiffeq warns of callbacks that a method would ignore
     initial = watch.names.tensors()
     from_zero = times if times[0] == 0 else torch.cat([times.new_zeros(1), times])

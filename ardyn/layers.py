@@ -1,7 +1,7 @@
 """The local rules of each kind of layer: forward, send back, weight update.
 
 A layer holds the *names* of its parameters, never their values: the values are handed in, so that
-they may carry leading ensemble axes or move in time.
+they may move in time.
 """
 
 from collections.abc import Callable, Mapping

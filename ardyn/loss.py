@@ -61,6 +61,12 @@ def loss_gradient(
     Raises:
         InputError: targets that don't fit the output, or a loss that isn't one finite number.
     """
+    for name, value in outputs.items():
+        if not value.isfinite().all():
+            raise InputError(
+                f"the feed-forward pass left the finite numbers by unit '{name}'; scale the inputs "
+                f"or the weights down"
+            )
     with torch.enable_grad():
         x = {name: value.detach().requires_grad_() for name, value in outputs.items()}
         value = _value(loss, returning(x), target)

@@ -37,6 +37,12 @@ from ardyn.trajectory import Trajectory, choose_reference
 
 Solver = Adaptive | Fixed | Sweep | ClosedForm
 
+_CHANGED = (
+    "the model's weights, the inputs or the targets changed after this Relaxation was made, or a "
+    "hook changes what its modules compute; make a new one, without hooks, or read its gradients "
+    "before the optimiser's step"
+)
+
 
 class Relaxation:
     """The relaxation phase of AR on one batch, after the feed-forward pass.
@@ -96,6 +102,11 @@ class Relaxation:
             if tau_trace is None:
                 raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
             check_positive("tau_trace", tau_trace)
+        elif tau_trace is not None:
+            raise InputError(
+                f"tau_trace = {tau_trace} was passed, but no Rule remembers activities; drop it, "
+                f"or use Rule(update_activity='trace')"
+            )
         if not network.units:
             raise InputError("no unit relaxes: one block and a clamped output; let it relax")
         self.dynamics = Dynamics(
@@ -112,7 +123,13 @@ class Relaxation:
         """∂𝓛/∂x̄ of every unit, by autograd through the module itself, [batch, …] each."""
         self._check_unchanged()
         loss = loss_function(self.loss)
-        return bp_gradients(self.model, self.network, self.inputs, self.targets, loss)
+        found, values = bp_gradients(self.model, self.network, self.inputs, self.targets, loss)
+        if not all(
+            torch.allclose(values[unit], self.dynamics.trace.activity[unit], rtol=1e-3, atol=1e-6)
+            for unit in self.network.units
+        ):
+            raise InputError(_CHANGED)
+        return found
 
     @cached_property
     def equilibrium(self) -> dict[str, Tensor] | None:
@@ -185,6 +202,8 @@ class Relaxation:
                 )
         if not isinstance(stop, SteadyState | None):
             raise InputError(f"stop must be a SteadyState, got {stop!r}; use SteadyState(1e-6)")
+        if stop is not None and isinstance(solver, Adaptive):
+            solver.check_can_stop()
 
     def exact_convergence_time(
         self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False
@@ -221,10 +240,7 @@ class Relaxation:
         pairs = zip(self._seen, now, strict=False)
         same = all(x is y and version == y._version for (x, version), y in pairs)
         if len(now) != len(self._seen) or not same:
-            raise InputError(
-                "the model's weights, the inputs or the targets changed after this Relaxation was "
-                "made; make a new one, or read its gradients before the optimiser's step"
-            )
+            raise InputError(_CHANGED)
 
     def _trajectory(
         self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object

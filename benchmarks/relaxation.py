@@ -4,6 +4,8 @@ The unit of account is the bare arithmetic of backprop through the hidden layers
 (v ⊙ f′) W, with nothing around them.
 """
 
+import itertools
+
 import torch
 from torch.nn import functional
 
@@ -13,8 +15,10 @@ from benchmarks.timing import Cases, Row, main
 
 ROWS = (
     Row("closed form, final state", "BP pull-backs", at_most=2.5),
+    Row("closed form, final state, settings never seen", "closed form, final state"),
     Row("closed form, 200 times", "closed form, final state", at_most=4),
     Row("closed form, 200 times, every state in hand", "closed form, final state", at_most=4),
+    Row("closed form, 200 times, every state in hand", "writing as many numbers"),
     Row("100 Euler steps", "closed form, final state", at_least=30),
     Row("100 sweeps", "closed form, final state"),
     Row("dopri5 at rtol 1e-6", "closed form, final state", at_least=100),
@@ -45,6 +49,11 @@ def _cases(device: str) -> Cases:
         trajectory = sim.solve(times, solver)  # type: ignore[arg-type]
         return [trajectory[unit] for unit in trajectory.units]
 
+    durations = itertools.count(1)
+
+    def unseen() -> list[torch.Tensor]:
+        return states([10 + 1e-6 * next(durations)], ardyn.ClosedForm())
+
     def autograd() -> None:
         model.zero_grad()
         (model(inputs) - targets).square().sum().backward()
@@ -56,6 +65,8 @@ def _cases(device: str) -> Cases:
     return {
         "BP pull-backs": pull_backs,
         "closed form, final state": lambda: states([10.0], ardyn.ClosedForm()),
+        "closed form, final state, settings never seen": unseen,
+        "writing as many numbers": lambda: torch.ones(200, 64, 710, device=device),
         "closed form, 200 times": lambda: sim.solve(times, ardyn.ClosedForm()),
         "closed form, 200 times, every state in hand": lambda: states(times, ardyn.ClosedForm()),
         "100 Euler steps": lambda: states([10.0], euler),

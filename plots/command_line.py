@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
+import xarray as xr
 
 from ardyn import ArdynError
+from plots import finished
 
 
 @contextmanager
@@ -22,12 +24,14 @@ def refusing() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def main(draw: Callable[[Path], list[Path]], description: str | None) -> None:
+def main(
+    study: str, draw: Callable[[xr.Dataset, Path], list[Path]], description: str | None
+) -> None:
     """Draw the run folder that the command line names, and list the files."""
 
     def script(folder: tyro.conf.Positional[Path]) -> None:
         with refusing():
-            for path in draw(folder):
+            for path in draw(finished.results(folder, study), folder):
                 print(path)
 
     tyro.cli(script, description=description)

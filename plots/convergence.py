@@ -12,19 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from plots import finished, style
+from plots import style
 from plots.command_line import main
 
 Panels = np.ndarray[Any, Any]
 
 
-def draw(folder: Path) -> list[Path]:
-    """Draw every figure of a finished run into its folder.
-
-    Raises:
-        InputError: a folder that holds no finished run.
-    """
-    results = finished.results(folder, "convergence")
+def draw(results: xr.Dataset, folder: Path) -> list[Path]:
+    """Draw every figure of a run into its folder."""
     paths = []
     for name, figure_of in FIGURES.items():
         figure = figure_of(results)
@@ -221,4 +216,4 @@ def _positive(values: xr.DataArray) -> xr.DataArray:
 
 
 if __name__ == "__main__":
-    main(draw, __doc__)
+    main("convergence", draw, __doc__)

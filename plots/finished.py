@@ -13,11 +13,15 @@ def results(folder: Path, study: str) -> xr.Dataset:
     Raises:
         InputError: a folder without DONE or without whole results, or of another study.
     """
-    for name in ("DONE", "results.nc"):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{folder} has no {name}, so it holds no finished run; run the study again"
-            )
+    if not (folder / "DONE").is_file():
+        raise InputError(f"{folder} has no DONE, so it holds no finished run; run the study again")
+    return stored(folder, study)
+
+
+def stored(folder: Path, study: str) -> xr.Dataset:
+    """The same, whether or not the run has been closed."""
+    if not (folder / "results.nc").is_file():
+        raise InputError(f"{folder} has no results.nc; run the study again")
     try:
         found = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
     except (OSError, ValueError) as error:

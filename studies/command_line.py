@@ -55,7 +55,7 @@ def main(
     kind: type[Config],
     run: Callable[[Config, Data], xr.Dataset],
     summary: Callable[[xr.Dataset], str],
-    draw: Callable[[Path], list[Path]],
+    draw: Callable[[xr.Dataset, Path], list[Path]],
     description: str,
 ) -> None:
     """Parse, run unless it is done, draw, and tell; exit status 2 with one sentence if refused."""
@@ -64,17 +64,19 @@ def main(
         _use_threads(options.threads)
         images = data.load(config.dataset, getattr(torch, config.dtype), options.data_dir)
         folder = RunFolder.of(options.out, study, config)
-        if folder.is_done and not options.overwrite:
+        if folder.is_computed and not options.overwrite:
             made = folder.made_by(images.checksum)
             print(f"Already computed, {made}; --overwrite computes it again.\n{folder.path}")
         else:
             folder.check_writable()
             start = time.perf_counter()
             results = run(config, images)
-            folder.finish(config, results, manifest(config, results, time.perf_counter() - start))
-        print(summary(finished.results(folder.path, study)))
+            folder.store(config, results, manifest(config, results, time.perf_counter() - start))
+        results = finished.stored(folder.path, study)
+        print(summary(results))
         if options.plot:
-            draw(folder.path)
+            draw(results, folder.path)
+        folder.close()
         print(f"Results and figures: {folder.path}")
 
 

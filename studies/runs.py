@@ -65,14 +65,14 @@ class RunFolder:
 
     @staticmethod
     def of(out: Path, study: str, config: Any) -> "RunFolder":
-        """The folder that belongs to a configuration; ``finish`` makes it."""
+        """The folder that belongs to a configuration; ``store`` makes it."""
         text = json.dumps(_CONVERTER.unstructure(config), sort_keys=True)
         return RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])
 
     @property
-    def is_done(self) -> bool:
-        """Whether the run finished, and its files are there."""
-        return all((self.path / name).exists() for name in ("DONE", "results.nc", "manifest.json"))
+    def is_computed(self) -> bool:
+        """Whether results are stored, with their manifest, which is written after them."""
+        return all((self.path / name).exists() for name in ("results.nc", "manifest.json"))
 
     def made_by(self, checksum: str) -> str:
         """When, and by which commit, the finished run was made.
@@ -106,8 +106,8 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"cannot write to {there} ({error}); choose another --out") from error
 
-    def finish(self, config: Any, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
-        """Write the results and the manifest; each beside, then renamed, DONE last.
+    def store(self, config: Any, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
+        """Write the results, then the manifest; each beside, then renamed.
 
         Raises:
             InputError: a full disk, or a folder that can no longer be written.
@@ -116,16 +116,23 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             results.to_netcdf(part, engine="h5netcdf")
-            (self.path / "DONE").unlink(missing_ok=True)
+            for name in ("DONE", "manifest.json"):
+                (self.path / name).unlink(missing_ok=True)
             part.replace(self.path / "results.nc")
             self._write("config.json", _json(_CONVERTER.unstructure(config)))
             self._write("manifest.json", _json(manifest))
-            self._write("DONE", "")
         except OSError as error:
             part.unlink(missing_ok=True)
             raise InputError(
                 f"cannot write results to {self.path} ({error}); make room, or use another --out"
             ) from error
+
+    def close(self) -> None:
+        """Write DONE, when all else is there."""
+        try:
+            self._write("DONE", "")
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path} ({error}); make room") from error
 
     def _write(self, name: str, text: str) -> None:
         part = self.path / f"{name}.part"

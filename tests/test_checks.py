@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ardyn
-from ardyn import ClosedForm, Fixed, InputError, Rule, Sweep
+from ardyn import ClosedForm, Fixed, InputError, Relaxation, Rule, Sweep
 from tests.problems import DEVICE, Problem, assert_same, problem, states
 
 CLAMPED = Rule(output="clamped")
@@ -283,3 +284,77 @@ def test_a_tolerance_finer_than_the_type_is_refused():
         InputError, match=r"rtol = 1e-08 is finer than float32 resolves; use rtol ≥"
     ):
         sim.solve([1.0], ardyn.Adaptive("dopri5", rtol=1e-8))
+
+
+def overflowing():
+    return problem((6, *[6] * 30, 3), "identity", std=3.0, dtype=torch.float32).relaxation()
+
+
+def test_a_closed_form_beyond_the_number_format_says_where():
+    words = r"left the numbers of float32, first seen in unit 'fc\d+'.*use float64"
+    for times in ([10.0], [1.0, 2.0, 10.0]):
+        with pytest.raises(ardyn.DivergenceError, match=words):
+            overflowing().solve(times)
+    with pytest.raises(ardyn.DivergenceError, match="nothing converges"):
+        overflowing().exact_convergence_time()
+
+
+def test_a_forward_pass_that_overflows_says_where():
+    with pytest.raises(InputError, match="feed-forward pass left the finite numbers by unit 'fc3'"):
+        problem(std=1e200, activation="identity").relaxation()
+
+
+def test_a_trace_that_no_rule_reads_is_refused():
+    with pytest.raises(InputError, match=r"tau_trace = 3.0 was passed, but no Rule remembers"):
+        problem().relaxation(tau_trace=3.0)
+
+
+def double_in_place(model):
+    model[0].weight.data.mul_(2.0)
+
+
+def replace_weight(model):
+    model[0].weight = nn.Parameter(2.0 * model[0].weight.detach())
+
+
+def replace_activation(model):
+    model[1] = nn.ReLU()
+
+
+def hook(model):
+    model[0].register_forward_hook(lambda module, args, value: 2.0 * value)
+
+
+@pytest.mark.parametrize("change", [double_in_place, replace_weight, replace_activation, hook])
+def test_a_model_that_is_no_longer_the_one_that_relaxes_has_no_gradients(change):
+    case = problem()
+    sim = case.relaxation()
+    change(case.model)
+    with pytest.raises(InputError, match="changed after this Relaxation was made, or a hook"):
+        sim.gradients  # noqa: B018
+
+
+def test_a_lazy_module_must_be_run_first():
+    model = nn.Sequential(nn.LazyLinear(3)).double()
+    with pytest.raises(InputError, match="'0.weight' has no shape yet"):
+        Relaxation(model, torch.zeros(2, 4).double(), torch.zeros(2, 3).double())
+
+
+@pytest.mark.parametrize("stop", [1e-6, "steady"])
+def test_a_stop_that_is_no_steady_state_is_refused(stop):
+    with pytest.raises(InputError, match="stop must be a SteadyState, got"):
+        problem().relaxation().solve([1.0], Fixed(), stop)
+
+
+@pytest.mark.parametrize(
+    ("tau", "solver", "words"),
+    [
+        (1e-320, Fixed(), "unstable from h/τ ≥ 2"),
+        (1.0, Sweep(1e-17), r"takes 1e\+17 steps of 1e-17"),
+        (1.0, Fixed("euler", 1e-9), r"takes 1e\+09 steps"),
+        (1.0, ClosedForm(Fixed("euler", 1e-9)), r"takes 1e\+09 steps"),
+    ],
+)
+def test_extreme_steps_are_refused_in_a_sentence(tau, solver, words):
+    with pytest.raises(InputError, match=words):
+        problem().relaxation(tau=tau).solve([1.0], solver)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import torch
 import xarray as xr
 from scipy.special import gammainccinv
 
+import ardyn
 from ardyn import Adaptive, DivergenceError, InputError
+from plots import finished
 from plots.convergence import FIGURES, draw
-from studies import data
+from studies import data, networks
 from studies.command_line import main
 from studies.convergence import Config, run, summary
 
@@ -144,7 +147,7 @@ def test_a_nonlinear_rule_under_a_clamped_output_runs_and_draws(tmp_path):
     config = replace(config, relaxation_derivative="current")
     (tmp_path / "DONE").touch()
     run(config, DIGITS).to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    assert len(draw(tmp_path)) == 2 * len(FIGURES)
+    assert len(draw(finished.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_graphs_relax_too(tmp_path, network, depths, lowest):
     assert (np.diff(found.depth_default) > 0).all()
     (tmp_path / "DONE").touch()
     found.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    assert len(draw(tmp_path)) == 2 * len(FIGURES)
+    assert len(draw(finished.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
 
 
 def test_what_is_missing_from_a_finished_run_is_made_again_or_told(out, monkeypatch, capsys):
@@ -209,7 +212,7 @@ def test_results_that_lack_a_variable_are_not_drawn(results, tmp_path):
     (tmp_path / "DONE").touch()
     results.drop_vars("cosine").to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
     with pytest.raises(InputError, match=r"results.nc lacks cosine; run the study again"):
-        draw(tmp_path)
+        finished.results(tmp_path, "convergence")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,96 @@ def test_a_finished_run_is_not_computed_again(out, monkeypatch, capsys):
     assert path.stat().st_mtime_ns == before
     assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot", "--overwrite") == 0
     assert path.stat().st_mtime_ns > before
+
+
+def test_a_run_that_was_stopped_while_drawing_is_not_computed_again(out, monkeypatch, capsys):
+    (done,) = out.glob("convergence/*/DONE")
+    done.unlink()
+    figure = done.with_name("depth.png")
+    figure.unlink()
+    assert study(monkeypatch, *FLAGS, "--out", out) == 0
+    assert "Already computed" in said(capsys)
+    assert done.exists()
+    assert figure.stat().st_mtime_ns <= done.stat().st_mtime_ns
+
+
+TINY = replace(SMALL, solver=("euler", "dopri5"), tau_x=(1.0,), depths=(2,), duration=6.0)
+TINY = replace(TINY, sizes=(64, 12, 11, 10))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return run(TINY, DIGITS)
+
+
+OTHERWISE: dict[str, Any] = {
+    "solver": ("euler", "rk4"),
+    "tau_x": (1.5,),
+    "duration": 7.0,
+    "step": 0.2,
+    "rtol": 1e-3,
+    "atol": 1e-2,
+    "tolerance": 1e-2,
+    "feedback": "fixed",
+    "relaxation_derivative": "dropped",
+    "output": "clamped",
+    "initial": "zero",
+    "units": "operation",
+    "sizes": (64, 11, 10),
+    "activation": "relu",
+    "loss": "mse",
+    "batch_size": 5,
+    "layers": 1,
+    "neurons": 3,
+    "depths": (3,),
+    "seed": 1,
+    "dtype": "float32",
+}
+"""Another value for every setting; network and reference have tests of their own."""
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_every_setting_changes_the_results(tiny, name):
+    config = replace(TINY, **{name: OTHERWISE[name]})
+    images = data.load("digits", getattr(torch, config.dtype))
+    clocks = ["wall_time", "work_wall_time"]
+    other = run(config, images).drop_vars(clocks)
+    assert not other.equals(tiny.drop_vars(clocks))
+
+
+def test_every_setting_is_tried():
+    assert set(OTHERWISE) | {"network", "reference", "dataset", "device"} == set(vars(TINY))
+
+
+def test_what_is_stored_is_what_the_relaxation_says(tiny):
+    generator = torch.Generator().manual_seed(TINY.seed)
+    inputs, targets = DIGITS.batch(TINY.batch_size, generator)
+    model = ardyn.mlp(TINY.sizes, generator=generator).double()
+    sim = ardyn.Relaxation(model, inputs, targets)
+    relaxed = sim.solve(tiny.time.values, ardyn.Fixed("euler", TINY.step))
+    exact = sim.solve(tiny.time.values)
+    euler = tiny.sel(solver="euler", tau_x=1.0)
+    for unit in ("fc1", "fc2", "fc3"):
+        x, g = relaxed[unit].numpy(), sim.gradients[unit].numpy()
+        here = euler.sel(layer=unit)
+        size = np.linalg.norm(g)
+        flat, goal = x.reshape(len(x), -1), g.ravel()
+        lengths = np.linalg.norm(flat, axis=1)
+        strongest = np.sort(np.argsort(abs(g[0]))[-TINY.neurons :])
+        truth = {
+            "relative_error": np.linalg.norm(flat - goal, axis=1) / size,
+            "cosine": flat @ goal / lengths / size,
+            "norm_ratio": lengths / size,
+            "deviation": np.linalg.norm(x - exact[unit].numpy(), axis=(1, 2)) / size,
+            "neuron_number": strongest,
+            "activity": x[:, 0, strongest],
+            "gradient": g[0, strongest],
+        }
+        for name, value in truth.items():
+            np.testing.assert_allclose(here[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+    deep = networks.deep("mlp", 64, 2, 10, torch.Generator().manual_seed(TINY.seed)).double()
+    first = ardyn.Relaxation(deep, inputs[:8], targets[:8]).exact_convergence_time(1e-3)["0"]
+    np.testing.assert_allclose(tiny.depth_default, first, rtol=1e-9)
 
 
 def test_a_finished_run_with_other_data_is_not_passed_off(out, monkeypatch, capsys):
@@ -305,11 +398,11 @@ def test_wrong_flags_are_answered_in_a_sentence(tmp_path, monkeypatch, capsys, f
 
 def test_an_incomplete_results_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="no DONE"):
-        draw(tmp_path)
+        finished.results(tmp_path, "convergence")
     (tmp_path / "DONE").touch()
     (tmp_path / "results.nc").write_bytes(b"half a file")
     with pytest.raises(InputError, match="run the study again"):
-        draw(tmp_path)
+        finished.results(tmp_path, "convergence")
 
 
 def test_the_plot_script_refuses_a_folder_without_results(tmp_path):

@@ -56,18 +56,22 @@ def test_a_method_is_one_step_or_multistep(method):
 
 @pytest.mark.parametrize("method", FIXED_METHODS)
 def test_a_solver_shows_its_order(method):
-    # The Adams methods start with three steps of order 4 and go on with order up to 11, so their
-    # slope lies between. Explicit Adams of order 11 is stable only below h = 0.0033 τ.
     end = 0.2
     steps = np.array([64, 256] if method in MULTISTEP_METHODS else [16, 64])
     sim = problem().relaxation()
     exact = sim.solve([end])
     errors = [error(sim.solve([end], Fixed(method, end / n)), exact) for n in steps]
     slope = -np.log(errors[1] / errors[0]) / np.log(steps[1] / steps[0])
-    order = SOLVERS[method].order
-    assert slope >= order - 0.1
-    if method in ONE_STEP_METHODS:
-        assert slope <= order + 0.1
+    order = 4 if method in MULTISTEP_METHODS else SOLVERS[method].order
+    assert abs(slope - order) <= 0.1
+
+
+def test_explicit_adams_is_refused_from_its_textbook_bound_on():
+    # Adams–Bashforth of order 4 is stable on the real axis for −0.3 < hλ < 0.
+    sim = problem().relaxation()
+    sim.check(Fixed("explicit_adams", 0.295))
+    with pytest.raises(InputError, match=r"'explicit_adams' is unstable from h/τ ≥ 0.3;"):
+        sim.check(Fixed("explicit_adams", 0.305))
 
 
 @pytest.mark.parametrize("method", ADAPTIVE_METHODS)
