@@ -90,7 +90,8 @@ class Relaxation:
         check_finite({f"parameter '{name}'": p for name, p in parameters.items()})
         check_finite(numbered("inputs", self.inputs))
         self.network = trace_network(model, self.inputs, units)
-        self._seen = [(tensor, tensor._version) for tensor in self._in_use()]
+        in_use = (*model.parameters(), *model.buffers(), *self.inputs, *tensors_in(targets))
+        self._versions = [(tensor, tensor._version) for tensor in in_use]
         rules = rule_of_each_block(rule, tuple(self.network.block))
         is_clamped = next(iter(rules.values())).output == "clamped"
         network = self.network.clamped if is_clamped else self.network
@@ -229,17 +230,9 @@ class Relaxation:
         units = ", ".join(f"{unit} {list(activity[unit].shape)}" for unit in self.network.units)
         return f"<Relaxation of {type(self.model).__name__}: {units}>"
 
-    def _in_use(self) -> list[Tensor]:
-        """Every tensor that the feed-forward pass depends on."""
-        of_model = (*self.model.parameters(), *self.model.buffers())
-        return [*of_model, *self.inputs, *tensors_in(self.targets)]
-
     def _check_unchanged(self) -> None:
-        """Raise InputError if tensors were changed or replaced since the feed-forward pass."""
-        now = self._in_use()
-        pairs = zip(self._seen, now, strict=False)
-        same = all(x is y and version == y._version for (x, version), y in pairs)
-        if len(now) != len(self._seen) or not same:
+        """Raise InputError if tensors were changed in place since the feed-forward pass."""
+        if any(tensor._version != version for tensor, version in self._versions):
             raise InputError(_CHANGED)
 
     def _trajectory(
