@@ -47,7 +47,10 @@ def activities(results: xr.Dataset) -> Figure:
     ]
     goal = Line2D([], [], color="k", ls="--", lw=0.8, label=_goal(results))
     style.legend_below(figure, [*solvers, goal])
-    figure.suptitle("Activities relax\ncolours: the neurons of the largest gradients, first sample")
+    figure.suptitle(
+        f"Activities relax onto the {_goal(results)}\n"
+        "colours: the neurons of the largest gradients, first sample"
+    )
     return figure
 
 
@@ -66,9 +69,10 @@ def relative_error(results: xr.Dataset) -> Figure:
                 axes.plot([], [], label=solver, ms=5, mfc="none", **look)
             axes.axhline(tolerance, color="k", lw=0.7, ls=":", label="tolerance")
             axes.set_xlim(0, float(results.time[-1]))
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-16))  # float64 has no more to say
         row[0].set_ylabel(f"$\\tau$ = {tau:g}\n$\\|x - g\\| / \\|g\\|$")
     _label_columns(results, panels, _TIME)
+    # float64 has no more to say below.
+    panels[0, 0].set_ylim(bottom=max(panels[0, 0].get_ylim()[0], 1e-16))
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
     figure.suptitle(f"Relative error to the {_goal(results)}\nmarkers: convergence time")
     return figure
@@ -115,7 +119,7 @@ def work_precision(results: xr.Dataset) -> Figure:
 def depth(results: xr.Dataset) -> Figure:
     """Convergence time of the lowest layer against depth, with the law."""
     figure, axes = plt.subplots(figsize=(4.8, 3.6))
-    law = "law: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance, $k$ units above"
+    law = "law of the longest path: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance"
     measured = "zero start, output clamped (dopri5)"
     default = "feed-forward start, output relaxing (closed form)"
     axes.plot(results.depth, results.depth_law, "k-", label=law)
