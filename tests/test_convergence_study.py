@@ -20,7 +20,8 @@ from plots import finished
 from plots.convergence import FIGURES, draw
 from studies import data, networks
 from studies.command_line import main
-from studies.convergence import Config, run, summary
+from studies.convergence import Config, run
+from studies.convergence_results import summary
 
 DIGITS = data.load("digits", torch.float64)
 ROOT = Path(__file__).parent.parent
