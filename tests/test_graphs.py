@@ -75,6 +75,34 @@ def test_more_leaks_on_the_way_take_longer():
     assert times["operation"]["down1"] > times["block"]["down1"] + 1.0
 
 
+def test_what_has_no_parameters_has_a_leak_only_if_every_operation_has():
+    of_blocks, of_operations = (
+        CASES["paper's CNN"]().relaxation(units=units).network.units
+        for units in ("block", "operation")
+    )
+    assert of_blocks == ("conv1", "conv2", "fc1", "fc2", "fc3")
+    assert of_operations == (
+        *("conv1", "tanh1", "pool", "conv2", "tanh2", "flatten"),
+        *("fc1", "tanh3", "fc2", "tanh4", "fc3"),
+    )
+
+
+def test_outputs_that_nothing_reads_are_clamped_and_others_relax():
+    sim = CASES["many to many"]().relaxation(rule=Rule(output="clamped"))
+    assert sim.network.outputs == ("product", "deep", "sum_1")
+    clamped = ("deep", "sum_1")
+    assert tuple(sim.dynamics.clamped) == clamped
+    assert tuple(sim.dynamics.tau) == ("left", "right", "product", "tanh_1")
+    for solver in (ClosedForm(), Fixed("euler", 0.1)):
+        found = sim.solve([0.0, 0.5], solver)
+        for unit in clamped:
+            assert_same(
+                {"start": found[unit][0], "later": found[unit][1]},
+                {"start": sim.gradients[unit], "later": sim.gradients[unit]},
+                1e-14,
+            )
+
+
 def test_predicted_convergence_times_are_those_of_a_dense_trajectory():
     sim = CASES["ResNet-18"]().relaxation()
     predicted = sim.exact_convergence_time(1e-2)
