@@ -193,7 +193,8 @@ def _symbolic_trace(model: nn.Module, inputs: int | None) -> fx.Graph:
         raise InputError(
             f"torch.fx cannot trace {type(model).__name__}: {where[-1].line!r} (line "
             f"{where[-1].lineno} of {Path(where[-1].filename).name}) fails with "
-            f"«{str(error).splitlines()[0]}»; write it without control flow that depends on data"
+            f"«{str(error).splitlines()[0]}»; write it without control flow that depends on data, "
+            f"and without assigning to parts of a tensor"
         ) from error
 
 
