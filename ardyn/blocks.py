@@ -32,7 +32,7 @@ def trace_network(model: nn.Module, inputs: Sequence[Tensor], units: Units = "bl
         InputError: torch.fx cannot trace the module, or no gradient could reach a parameter.
     """
     check_choice("units", units, UNITS)
-    key = (_structure(model), units, tuple((x.dtype, x.ndim) for x in inputs))
+    key = (_structure(model), units, tuple((x.dtype, x.shape) for x in inputs))
     cached = _TRACED.get(model)
     if cached is None or cached[0] != key:
         cached = _TRACED[model] = (key, _network(model, inputs, units))
@@ -49,6 +49,9 @@ def weighted_layers(model: nn.Module) -> dict[str, Linear | Conv]:
 _TRACED: WeakKeyDictionary[nn.Module, tuple[object, Network]] = WeakKeyDictionary()
 
 
+_PLAIN = (bool, int, float, str, list, tuple, dict)
+
+
 def _structure(model: nn.Module) -> object:
     """What a trace depends on: the modules, their plain attributes, and which parameters exist."""
     if not isinstance(model, nn.Module):
@@ -56,7 +59,11 @@ def _structure(model: nn.Module) -> object:
     return [
         (
             id(module),
-            [(k, v) for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))],
+            [
+                (k, repr(v) if isinstance(v, _PLAIN) else id(v))
+                for k, v in vars(module).items()
+                if not k.startswith("_")
+            ],
             [(k, p.requires_grad) for k, p in module._parameters.items() if p is not None],
         )
         for module in model.modules()

@@ -202,7 +202,9 @@ def _operation(
             if run.names.get(node.name) in given:
                 x = given[run.names[node.name]]
                 return x.clone() if n.meta.get("in_place") else x
-            return parameters.get(str(node.target), run.env[node])
+            if node.op == "get_attr" and str(node.target) in parameters:
+                return parameters[str(node.target)]
+            return run.env[node]
 
         args, kwargs = fx.map_arg((n.args, n.kwargs), value)
         if n.op == "call_module":
