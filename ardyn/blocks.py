@@ -8,10 +8,21 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, fx, nn
 
 from ardyn.errors import InputError, check_choice
-from ardyn.graph import describe, evaluate, hand_on_parts, is_part, output_node, trace_graph
+from ardyn.graph import (
+    describe,
+    detach_outputs,
+    evaluate,
+    hand_on_parts,
+    is_part,
+    output_node,
+    trace_graph,
+)
 from ardyn.known import elementwise, weighted_layer
 from ardyn.layers import Conv, Linear, Operation, PassThrough, identity
 from ardyn.network import INPUT, UNITS, Block, Network, Units
+
+MOST_TRACED = 32
+"""Input shapes of one module whose traces are kept."""
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
@@ -20,7 +31,9 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def trace_network(model: nn.Module, inputs: Sequence[Tensor], units: Units = "block") -> Network:
-    """The graph of blocks of a module; traced once, and again when its modules change.
+    """The graph of blocks of a module; traced once for each shape of its inputs.
+
+    A module whose own attributes, parts or parameters were replaced is traced again.
 
     Args:
         inputs: a batch to run it on: which operations carry gradients shows in their values.
@@ -32,11 +45,16 @@ def trace_network(model: nn.Module, inputs: Sequence[Tensor], units: Units = "bl
         InputError: torch.fx cannot trace the module, or no gradient could reach a parameter.
     """
     check_choice("units", units, UNITS)
-    key = (_structure(model), units, tuple((x.dtype, x.shape) for x in inputs))
-    cached = _TRACED.get(model)
-    if cached is None or cached[0] != key:
-        cached = _TRACED[model] = (key, _network(model, inputs, units))
-    return cached[1]
+    structure = _structure(model)
+    if model not in _TRACED or _TRACED[model].structure != structure:
+        _TRACED[model] = _Traced(structure)
+    networks = _TRACED[model].networks
+    key = (units, *((x.dtype, x.shape) for x in inputs))
+    if key not in networks:
+        if len(networks) == MOST_TRACED:
+            del networks[next(iter(networks))]
+        networks[key] = _network(model, inputs, units)
+    return networks[key]
 
 
 def weighted_layers(model: nn.Module) -> dict[str, Linear | Conv]:
@@ -46,33 +64,39 @@ def weighted_layers(model: nn.Module) -> dict[str, Linear | Conv]:
     return {name: layer for name, layer in found if layer is not None}
 
 
-_TRACED: WeakKeyDictionary[nn.Module, tuple[object, Network]] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Traced:
+    """Networks of one module, while it stays as it is."""
+
+    structure: object
+    networks: dict[object, Network] = field(default_factory=dict)
 
 
-_PLAIN = (bool, int, float, str, list, tuple, dict)
+_TRACED: WeakKeyDictionary[nn.Module, _Traced] = WeakKeyDictionary()
 
 
 def _structure(model: nn.Module) -> object:
-    """What a trace depends on: the modules, their plain attributes, and which parameters exist."""
+    """What a trace depends on: the modules, their attributes, and which parameters exist."""
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     return [
         (
             id(module),
-            [
-                (k, repr(v) if isinstance(v, _PLAIN) else id(v))
-                for k, v in vars(module).items()
-                if not k.startswith("_")
-            ],
+            [(k, _fingerprint(v)) for k, v in vars(module).items() if not k.startswith("_")],
             [(k, p.requires_grad) for k, p in module._parameters.items() if p is not None],
         )
         for module in model.modules()
     ]
 
 
+def _fingerprint(value: object) -> object:
+    return id(value) if isinstance(value, Tensor) else repr(value)
+
+
 def _network(model: nn.Module, inputs: Sequence[Tensor], units: Units) -> Network:
     graph = trace_graph(model, len(inputs))
     hand_on_parts(graph, evaluate(model, graph, inputs))
+    detach_outputs(graph)
     values = evaluate(model, graph, inputs)
     for node, value in values.items():
         node.meta["has_parts"] = isinstance(value, (tuple, list))
@@ -84,11 +108,13 @@ def _network(model: nn.Module, inputs: Sequence[Tensor], units: Units) -> Networ
         grouping.add(node)
     end = output_node(graph)
     ends = tuple(dict.fromkeys(grouping.unit[n] for n in end.all_input_nodes if n in grouping.unit))
+    # An output that no input reaches, such as a parameter that is itself returned, has no leak.
+    relaxing = {unit for n, unit in grouping.unit.items() if n in grouping.depends and unit in ends}
     reached = _reached(grouping.blocks, ends)
     if not any(block.layer.learns for block in reached):
         _refuse_without_gradient(model, values, carries)
     return Network(
-        tuple(replace(each, relaxes=each.relaxes or each.name in ends) for each in reached),
+        tuple(replace(each, relaxes=each.relaxes or each.name in relaxing) for each in reached),
         graph,
         end.args[0],
         tuple(each.name for each in reached if each.name in ends),

@@ -238,7 +238,11 @@ class Relaxation:
     def _trajectory(
         self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object
     ) -> Trajectory:
-        clamped = {u: g.expand(len(t), *g.shape) for u, g in self.dynamics.clamped.items()}
+        clamped = {
+            unit: g.expand(len(t), *g.shape)
+            for unit, g in self.dynamics.clamped.items()
+            if unit in self.network.units
+        }
         if clamped:
             activities = ChainMap(clamped, activities)  # type: ignore[arg-type]
         is_exact = isinstance(solver, ClosedForm) and solver.of is None
