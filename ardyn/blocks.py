@@ -25,9 +25,15 @@ MOST_TRACED = 32
 """Input shapes of one module whose traces are kept."""
 
 
-def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters by name, detached; tied ones under each of their names."""
-    return {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's parameters by name; tied ones under each of their names.
+
+    Raises:
+        InputError: no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def trace_network(model: nn.Module, inputs: Sequence[Tensor], units: Units = "block") -> Network:
@@ -77,8 +83,6 @@ _TRACED: WeakKeyDictionary[nn.Module, _Traced] = WeakKeyDictionary()
 
 def _structure(model: nn.Module) -> object:
     """What a trace depends on: the modules, their attributes, and which parameters exist."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     return [
         (
             id(module),

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
 from ardyn.closed_form import ClosedForm
@@ -45,10 +45,10 @@ def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
     return {f"{name}[{i}]": value for i, value in enumerate(values)}
 
 
-def check_differentiable(model: object, inputs: Sequence[Tensor], targets: object) -> None:
-    """Raise InputError for a model, tensors or a mode that autograd cannot follow."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+def check_differentiable(
+    parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], targets: object
+) -> None:
+    """Raise InputError for tensors or a mode that autograd cannot follow."""
     compared = tensors_in(targets)
     if not compared:
         raise InputError(
@@ -60,7 +60,7 @@ def check_differentiable(model: object, inputs: Sequence[Tensor], targets: objec
             "use torch.no_grad()"
         )
     named = numbered("inputs", inputs) | numbered("targets", compared)
-    for name, x in (dict(model.named_parameters()) | named).items():
+    for name, x in (dict(parameters) | named).items():
         if isinstance(x, UninitializedParameter):
             raise InputError(
                 f"'{name}' has no shape yet; run the model on one batch first, which gives it one"

@@ -23,6 +23,11 @@ from ardyn.layers import (
 )
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
+_FUNCTIONS: Mapping[type[nn.Module], Activation] = {
+    nn.Tanh: torch.tanh,
+    nn.Sigmoid: torch.sigmoid,
+    nn.ReLU: torch.relu,
+}
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -44,15 +49,20 @@ def elementwise(model: nn.Module, node: fx.Node) -> Activation | None:
         module = model.get_submodule(str(node.target))
         if not isinstance(module, ELEMENTWISE_MODULES):
             return None
+        if type(module) in _FUNCTIONS:
+            return _FUNCTIONS[type(module)]
         if getattr(module, "inplace", False):
             module = copy.copy(module)
             setattr(module, "inplace", False)  # noqa: B010  (not declared on nn.Module)
         return module
     settings: Mapping[str, object] = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+    name = str(getattr(node.target, "__name__", node.target)).rstrip("_")
     if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1:
+        if name in ELEMENTWISE_METHODS:
+            return getattr(torch, name)  # type: ignore[no-any-return]
         return functools.partial(cast(Activation, node.target), **settings)
-    if node.op == "call_method" and str(node.target).rstrip("_") in ELEMENTWISE_METHODS:
-        return getattr(torch, str(node.target).rstrip("_"))  # type: ignore[no-any-return]
+    if node.op == "call_method" and name in ELEMENTWISE_METHODS:
+        return getattr(torch, name)  # type: ignore[no-any-return]
     return None
 
 

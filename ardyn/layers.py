@@ -154,11 +154,22 @@ def scale(v: Tensor, slope: Tensor | None) -> Tensor:
     return v if slope is None else v * slope
 
 
+SLOPES: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    torch.tanh: lambda y: 1 - y.square(),
+    torch.sigmoid: lambda y: y * (1 - y),
+    torch.relu: lambda y: (y > 0).to(y),
+}
+"""f′(a) as a function of y = f(a)."""
+
+
 def activate(f: Activation, a: Tensor) -> tuple[Tensor, Tensor]:
-    """f(a) and f′(a) of an elementwise f, both shaped like a; f′ by autograd."""
-    with torch.enable_grad():
-        a = a.detach().requires_grad_()
+    """f(a) and f′(a) of an elementwise f, both shaped like a; f′ by ``SLOPES``, or by autograd."""
+    a = a.detach()
+    if f in SLOPES:
         y = f(a)
+        return y, SLOPES[f](y)
+    with torch.enable_grad():
+        y = f(a.requires_grad_())
         (slope,) = torch.autograd.grad(y, a, torch.ones_like(y))
     return y.detach(), slope
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ardyn.blocks import parameters_of, weighted_layers
+from ardyn.blocks import named_parameters, weighted_layers
 from ardyn.errors import InputError, check_choice, check_positive
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -143,7 +143,7 @@ def random_feedback(
         flattened kernel's transpose; in the weights' type, on their device.
     """
     check_positive("std", std)
-    parameters = parameters_of(model)
+    parameters = named_parameters(model)
     weights = {
         name: parameters[layer.weight].flatten(1) for name, layer in weighted_layers(model).items()
     }

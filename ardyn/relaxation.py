@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardyn.blocks import parameters_of, trace_network
+from ardyn.blocks import named_parameters, trace_network
 from ardyn.checks import (
     as_inputs,
     check_differentiable,
@@ -84,13 +84,14 @@ class Relaxation:
     ) -> None:
         self.model, self.targets, self.loss = model, targets, loss
         self.inputs = as_inputs(inputs)
-        check_differentiable(model, self.inputs, targets)
-        parameters = parameters_of(model)
+        named = named_parameters(model)
+        check_differentiable(named, self.inputs, targets)
+        parameters = {name: p.detach() for name, p in named.items()}
         check_matching(parameters, self.inputs)
         check_finite({f"parameter '{name}'": p for name, p in parameters.items()})
         check_finite(numbered("inputs", self.inputs))
         self.network = trace_network(model, self.inputs, units)
-        in_use = (*model.parameters(), *model.buffers(), *self.inputs, *tensors_in(targets))
+        in_use = (*named.values(), *model.buffers(), *self.inputs, *tensors_in(targets))
         self._versions = [(tensor, tensor._version) for tensor in in_use]
         rules = rule_of_each_block(rule, tuple(self.network.block))
         is_clamped = next(iter(rules.values())).output == "clamped"

@@ -80,4 +80,7 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
 
 def _first_match(patterns: Mapping[str, Rule], block: str) -> Rule:
     matches = (rule for pattern, rule in patterns.items() if fnmatchcase(block, pattern))
-    return next(matches, Rule())
+    return next(matches, _DEFAULT)
+
+
+_DEFAULT = Rule()

@@ -51,11 +51,11 @@ def backward(
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
     with torch.no_grad():
         gradients = parameter_gradients(sim.dynamics, x, z)
-    learning = {n: p for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-    if not learning:
+    reached = {name: model.get_parameter(name) for name in gradients}
+    if not any(parameter.requires_grad for parameter in reached.values()):
         raise InputError(f"no parameter of {type(model).__name__} requires a gradient; let one")
-    for name, parameter in learning.items():
-        if name in gradients:
+    for name, parameter in reached.items():
+        if parameter.requires_grad:
             old = parameter.grad
             parameter.grad = gradients[name] if old is None else old + gradients[name]
     return sim.loss_value

@@ -4,19 +4,18 @@ import torch
 from torch import nn
 
 import ardyn
-from ardyn.blocks import parameters_of
 from ardyn.models import IMAGES
 from tests.brute_force import FUNCTIONS
 from tests.problems import difference, generator
 
 
 def first_weight(model: nn.Module) -> torch.Tensor:
-    return parameters_of(model)["fc1.weight"]
+    return model.state_dict()["fc1.weight"]
 
 
 def test_weights_are_normal_and_biases_zero():
     model = ardyn.mlp([200, 300, 100], generator=generator())
-    for name, p in parameters_of(model).items():
+    for name, p in model.state_dict().items():
         if name.endswith("bias"):
             assert not p.any()
         else:
@@ -35,7 +34,7 @@ def test_the_last_layer_is_linear_and_the_others_are_not(activation):
     model = ardyn.mlp([4, 5, 6, 3], activation, std=1.0, generator=generator()).double()
     x = torch.randn(7, 4, generator=generator(1), dtype=torch.float64)
     truth = x.cpu().numpy()
-    weights = [p for name, p in parameters_of(model).items() if name.endswith("weight")]
+    weights = [p for name, p in model.state_dict().items() if name.endswith("weight")]
     for i, W in enumerate(weights):
         truth = truth @ W.cpu().numpy().T
         truth = FUNCTIONS[activation](truth) if i < 2 else truth

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from ardyn import InputError
-from ardyn.blocks import parameters_of
+from ardyn.blocks import named_parameters
 from ardyn.trace import Trace, feed_forward
 from tests.brute_force import SLOPES, Chain
 from tests.problems import ACTIVATIONS, DEVICE, Problem, assert_same, chain, difference, problem
@@ -11,7 +11,7 @@ from tests.problems import ACTIVATIONS, DEVICE, Problem, assert_same, chain, dif
 
 def trace_of(case: Problem) -> Trace:
     network = case.relaxation().dynamics.trace.network
-    return feed_forward(network, case.model, parameters_of(case.model), (case.inputs,))
+    return feed_forward(network, case.model, named_parameters(case.model), (case.inputs,))
 
 
 def output_of(trace: Trace) -> Tensor:
@@ -62,4 +62,4 @@ def test_inputs_that_do_not_fit_a_block_are_refused():
     network = case.relaxation().dynamics.trace.network
     wrong = torch.zeros(4, 7).double().to(DEVICE)
     with pytest.raises(InputError, match=r"block 'fc1' cannot take.*\[4, 7\]"):
-        feed_forward(network, case.model, parameters_of(case.model), (wrong,))
+        feed_forward(network, case.model, named_parameters(case.model), (wrong,))
