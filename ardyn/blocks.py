@@ -8,18 +8,12 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, fx, nn
 
 from ardyn.errors import InputError, check_choice
-from ardyn.graph import (
-    describe,
-    detach_outputs,
-    evaluate,
-    hand_on_parts,
-    is_part,
-    output_node,
-    trace_graph,
-)
+from ardyn.evaluate import evaluate
+from ardyn.graph import describe, is_part, output_node, trace_graph
 from ardyn.known import elementwise, weighted_layer
 from ardyn.layers import Conv, Linear, Operation, PassThrough, identity
 from ardyn.network import INPUT, UNITS, Block, Network, Units
+from ardyn.parts import detach_outputs, hand_on_parts
 
 MOST_TRACED = 32
 """Input shapes of one module whose traces are kept."""
@@ -81,12 +75,17 @@ class _Traced:
 _TRACED: WeakKeyDictionary[nn.Module, _Traced] = WeakKeyDictionary()
 
 
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""What torch itself keeps on every module."""
+
+
 def _structure(model: nn.Module) -> object:
     """What a trace depends on: the modules, their attributes, and which parameters exist."""
     return [
         (
             id(module),
-            [(k, _fingerprint(v)) for k, v in vars(module).items() if not k.startswith("_")],
+            [(k, _fingerprint(v)) for k, v in vars(module).items() if k not in _OF_TORCH],
+            [(k, _fingerprint(v)) for k, v in module._buffers.items()],
             [(k, p.requires_grad) for k, p in module._parameters.items() if p is not None],
         )
         for module in model.modules()
@@ -94,7 +93,8 @@ def _structure(model: nn.Module) -> object:
 
 
 def _fingerprint(value: object) -> object:
-    return id(value) if isinstance(value, Tensor) else repr(value)
+    # torch.fx takes the values of buffers and of other tensors for constants.
+    return (id(value), value._version) if isinstance(value, Tensor) else repr(value)
 
 
 def _network(model: nn.Module, inputs: Sequence[Tensor], units: Units) -> Network:

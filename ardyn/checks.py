@@ -14,9 +14,9 @@ from ardyn.closed_form import ClosedForm
 from ardyn.errors import InputError, check_positive
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
-from ardyn.layers import Conv, Linear
+from ardyn.layers import Conv, Linear, identity
 from ardyn.network import Network
-from ardyn.rule import Rule
+from ardyn.rule import Rule, first_match
 from ardyn.sweep import Sweep
 
 Value = TypeVar("Value")
@@ -118,6 +118,27 @@ def tau_of_each(tau: float | Sequence[float], units: Sequence[str]) -> dict[str,
     for unit, value in zip(units, values, strict=True):
         check_positive(f"tau of unit '{unit}'", value)
     return dict(zip(units, map(float, values), strict=True))
+
+
+def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> None:
+    """Raise InputError for a pattern whose Rule could change nothing in the blocks it names."""
+    if isinstance(rule, Rule):
+        return
+    for pattern, its_rule in rule.items():
+        blocks = [each for each in network.blocks if first_match(rule, each.name) == pattern]
+        derivatives = {its_rule.relaxation_derivative, its_rule.update_derivative}
+        has_weights = any(isinstance(each.layer, Linear | Conv) for each in blocks)
+        has_slopes = any(each.activation is not identity for each in blocks)
+        useless = []
+        if its_rule.feedback != "transpose" and not has_weights:
+            useless.append(("feedback weights", "a fully connected layer or a convolution"))
+        if derivatives != {"frozen"} and not has_slopes:
+            useless.append(("a derivative", "an elementwise activation that ardyn knows"))
+        for what, without in useless:
+            raise InputError(
+                f"the rule for {pattern!r} asks for {what}, but none of its blocks "
+                f"({', '.join(each.name for each in blocks)}) is or has {without}; drop it there"
+            )
 
 
 def checked_feedback(

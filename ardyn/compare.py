@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardyn.graph import Evaluator
+from ardyn.evaluate import Evaluator
 from ardyn.loss import LossFunction
 from ardyn.network import Network
 
@@ -18,7 +18,11 @@ def bp_gradients(
     targets: Any,
     loss: LossFunction,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """∂𝓛/∂x̄ and x̄ of every unit, by autograd through the user's own module, [batch, …] each."""
+    """∂𝓛/∂x̄ and x̄ of every unit, by autograd through the module's traced operations.
+
+    What comes out of these, and the gradients of all parameters, were compared with those of the
+    module itself when it was traced. [batch, …] each.
+    """
     run = Evaluator(model, network.graph)
     leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
     with torch.enable_grad():

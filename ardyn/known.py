@@ -60,6 +60,8 @@ def elementwise(model: nn.Module, node: fx.Node) -> Activation | None:
     if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS and len(node.args) == 1:
         if name in ELEMENTWISE_METHODS:
             return getattr(torch, name)  # type: ignore[no-any-return]
+        if len(node.all_input_nodes) > 1:
+            return None
         return functools.partial(cast(Activation, node.target), **settings)
     if node.op == "call_method" and name in ELEMENTWISE_METHODS:
         return getattr(torch, name)  # type: ignore[no-any-return]
@@ -70,7 +72,10 @@ def _called_module(module: nn.Module, name: str) -> Linear | Conv | None:
     if "weight" not in module._parameters:
         return None
     weight = f"{name}.weight"
-    bias = None if getattr(module, "bias", None) is None else f"{name}.bias"
+    has_bias = getattr(module, "bias", None) is not None
+    if has_bias and "bias" not in module._parameters:
+        return None
+    bias = f"{name}.bias" if has_bias else None
     if type(module) is nn.Linear:
         return Linear(weight, bias)
     if not isinstance(module, _ConvNd) or module.padding_mode != "zeros":

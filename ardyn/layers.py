@@ -37,7 +37,7 @@ class Linear:
 
     def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         """vᵀ x for W and Σ v for b, summed over the batch (paper, Eq. 2)."""
-        v, x = v.flatten(0, -2), x.flatten(0, -2)
+        v, x = v.reshape(-1, v.shape[-1]), x.reshape(-1, x.shape[-1])
         weight = {self.weight: v.mT @ x}
         return weight if self.bias is None else weight | {self.bias: v.sum(0)}
 

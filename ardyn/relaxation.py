@@ -14,6 +14,7 @@ from ardyn.checks import (
     check_differentiable,
     check_finite,
     check_matching,
+    check_rules_matter,
     check_stable,
     check_tolerance,
     checked_feedback,
@@ -94,6 +95,7 @@ class Relaxation:
         in_use = (*named.values(), *model.buffers(), *self.inputs, *tensors_in(targets))
         self._versions = [(tensor, tensor._version) for tensor in in_use]
         rules = rule_of_each_block(rule, tuple(self.network.block))
+        check_rules_matter(self.network, rule)
         is_clamped = next(iter(rules.values())).output == "clamped"
         network = self.network.clamped if is_clamped else self.network
         with torch.no_grad():

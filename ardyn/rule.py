@@ -1,6 +1,6 @@
 """Rule: which of the paper's assumptions the relaxation and the weight update keep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -58,7 +58,8 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
     none matches keeps the default. Output and initial state belong to the whole network.
 
     Raises:
-        InputError: a pattern that matches no block, or rules that disagree on output or initial.
+        InputError: a pattern that matches no block or is never reached, or rules that disagree on
+            output or initial.
     """
     patterns: Mapping[str, Rule] = {"*": rule} if isinstance(rule, Rule) else rule
     if not isinstance(patterns, Mapping) or not all(isinstance(r, Rule) for r in patterns.values()):
@@ -68,7 +69,17 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
             raise InputError(
                 f"rule pattern {pattern!r} matches no block; the blocks are {', '.join(blocks)}"
             )
-    rules = {block: _first_match(patterns, block) for block in blocks}
+    matches = {block: first_match(patterns, block) for block in blocks}
+    for pattern in patterns:
+        if pattern not in matches.values():
+            raise InputError(
+                f"rule pattern {pattern!r} is never reached, as those before it match all of its "
+                f"blocks; put it before them"
+            )
+    rules = {
+        block: _DEFAULT if pattern is None else patterns[pattern]
+        for block, pattern in matches.items()
+    }
     for name in ("output", "initial"):
         if len({getattr(each, name) for each in rules.values()}) > 1:
             raise InputError(
@@ -78,9 +89,9 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
     return rules
 
 
-def _first_match(patterns: Mapping[str, Rule], block: str) -> Rule:
-    matches = (rule for pattern, rule in patterns.items() if fnmatchcase(block, pattern))
-    return next(matches, _DEFAULT)
+def first_match(patterns: Iterable[str], block: str) -> str | None:
+    """The first of the shell patterns that matches a block."""
+    return next((each for each in patterns if fnmatchcase(block, each)), None)
 
 
 _DEFAULT = Rule()

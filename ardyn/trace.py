@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from ardyn.graph import Evaluator, output_node
+from ardyn.evaluate import Evaluator
+from ardyn.graph import output_node
 from ardyn.layers import Operation, Parameters, activate, identity
 from ardyn.network import Block, Network
 

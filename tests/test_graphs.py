@@ -293,6 +293,20 @@ def test_a_pattern_that_matches_no_block_is_refused():
         CASES["U-Net"]().relaxation(rule={"convolution*": Rule()})
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"flat*": Rule(feedback="fixed")}, r"'flat\*' asks for feedback weights.*\(flatten\)"),
+        ({"fc3": Rule(update_derivative="dropped")}, r"'fc3' asks for a derivative.*\(fc3\)"),
+        ({"*": Rule(), "fc1": Rule(feedback="fixed")}, r"'fc1' is never reached.*before them"),
+    ],
+)
+def test_a_rule_that_could_change_nothing_is_refused(rule, words):
+    case = CASES["paper's CNN"]()
+    with pytest.raises(ardyn.InputError, match=words):
+        case.relaxation(rule=rule, feedback=ardyn.random_feedback(case.model))
+
+
 def test_feedback_of_a_convolution_must_have_the_shape_of_its_flattened_kernel():
     case = CASES["paper's CNN"]()
     psi = ardyn.random_feedback(case.model) | {"conv1": torch.zeros(3, 3)}

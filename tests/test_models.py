@@ -10,7 +10,8 @@ from tests.problems import difference, generator
 
 
 def first_weight(model: nn.Module) -> torch.Tensor:
-    return model.state_dict()["fc1.weight"]
+    weight: torch.Tensor = model.state_dict()["fc1.weight"]
+    return weight
 
 
 def test_weights_are_normal_and_biases_zero():

@@ -175,3 +175,99 @@ def test_graphs_of_two_batch_sizes_and_of_both_units_are_kept():
     first = networks()
     assert len(set(first)) == 4
     assert networks() == first
+
+
+def no_grad(m: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        h = m.layer(x)
+    y: Tensor = m.last(m.cell(x)[0]) + h[:, :2]
+    return y
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, sending back −g."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def written_on_a_part(m: Any, x: Tensor) -> Tensor:
+    h = m.layer(x)
+    h[:, :2].relu_()
+    y: Tensor = h * 2
+    return y
+
+
+def written_on_what_was_viewed(m: Any, x: Tensor) -> Tensor:
+    h = m.layer(x)
+    pairs = h.view(-1, 3, 2)
+    h.exp_()
+    y: Tensor = pairs * 2
+    return y
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (no_grad, "gradient of 'layer.*torch.no_grad.*use .detach"),
+        (lambda m, x: m.last(Reversed.apply(m.cell(x)[0])), "gradient of 'cell.*autograd.Function"),
+        (lambda m, x: m.layer(x) * m._parameters["w"].norm(), "computes with a parameter that it"),
+        (written_on_a_part, "'relu_' writes on 'getitem', which shares its memory with 'layer'"),
+        (
+            written_on_what_was_viewed,
+            "'exp_' writes on 'layer', which shares.*'view'",
+        ),
+    ],
+)
+def test_what_hides_from_the_trace_is_refused(function, words):
+    model, inputs = Written(function).double(), batch(5, 4).abs()
+    with pytest.raises(ardyn.InputError, match=words):
+        gradients_by_relaxing(model, inputs)
+
+
+class WithBuffer(nn.Module):
+    """Reads a buffer, a tensor that is none, and an attribute that is private."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.offset = nn.Buffer(torch.ones(3))
+        self.tensor = torch.ones(3, dtype=torch.float64)
+        self._factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (self.layer(x) + self.offset * 2).tanh() * self._factor * (self.tensor + 1)
+        return y
+
+
+@pytest.mark.parametrize("name", ["offset", "tensor", "_factor"])
+def test_a_changed_value_is_seen(name):
+    model, inputs = WithBuffer().double(), batch(5, 4)
+    first = gradients_by_relaxing(model, inputs)
+    attributes = set(vars(model))
+    if name == "_factor":
+        model._factor = 3.0
+    else:
+        getattr(model, name).fill_(3.0)
+    second = gradients_by_relaxing(model, inputs)
+    assert_same(second, gradients_by_autograd(model, inputs), 1e-10)
+    assert difference(first["layer.weight"], second["layer.weight"]) > 1e-3
+    assert set(vars(model)) == attributes
+
+
+def test_a_bias_that_is_no_parameter_is_not_learned():
+    layer = nn.Linear(4, 3)
+    del layer.bias
+    layer.register_buffer("bias", torch.ones(3))
+    model, inputs = nn.Sequential(layer, nn.Tanh()).double(), batch(5, 4)
+    assert_same(gradients_by_relaxing(model, inputs), gradients_by_autograd(model, inputs), 1e-10)
+
+
+def test_a_mean_over_the_samples_may_come_in_between():
+    model, inputs = Written(lambda m, x: m.last(m.act(m.cell(x)[0]).mean(0))).double(), batch(5, 4)
+    assert_same(gradients_by_relaxing(model, inputs), gradients_by_autograd(model, inputs), 1e-10)
