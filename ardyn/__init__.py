@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from ardyn.catalogue import SOLVER_NAMES, solver_named
 from ardyn.closed_form import ClosedForm
+from ardyn.ensemble import ensemble, ensemble_size, member
 from ardyn.errors import ArdynError, DivergenceError, InputError
 from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
 from ardyn.models import cnn, mlp, random_feedback
@@ -36,6 +37,9 @@ __all__ = [
     "Trajectory",
     "backward",
     "cnn",
+    "ensemble",
+    "ensemble_size",
+    "member",
     "mlp",
     "random_feedback",
     "solver_named",

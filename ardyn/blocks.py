@@ -11,7 +11,7 @@ from ardyn.errors import InputError, check_choice
 from ardyn.evaluate import evaluate
 from ardyn.graph import describe, is_part, output_node, trace_graph
 from ardyn.known import elementwise, weighted_layer
-from ardyn.layers import Conv, Linear, Operation, PassThrough, identity
+from ardyn.layers import Operation, PassThrough, Weighted, identity
 from ardyn.network import INPUT, UNITS, Block, Network, Units
 from ardyn.parts import detach_outputs, hand_on_parts
 
@@ -57,7 +57,7 @@ def trace_network(model: nn.Module, inputs: Sequence[Tensor], units: Units = "bl
     return networks[key]
 
 
-def weighted_layers(model: nn.Module) -> dict[str, Linear | Conv]:
+def weighted_layers(model: nn.Module) -> dict[str, Weighted]:
     """Linear layers and convolutions of a module, by the names of their blocks."""
     graph = trace_graph(model)
     found = ((node.meta["name"], weighted_layer(model, node)) for node in graph.nodes)

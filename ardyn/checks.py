@@ -14,7 +14,7 @@ from ardyn.closed_form import ClosedForm
 from ardyn.errors import InputError, check_positive
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
-from ardyn.layers import Conv, Linear, identity
+from ardyn.layers import Conv, PerMember, Weighted, identity
 from ardyn.network import Network
 from ardyn.rule import Rule, first_match
 from ardyn.sweep import Sweep
@@ -127,7 +127,7 @@ def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> Non
     for pattern, its_rule in rule.items():
         blocks = [each for each in network.blocks if first_match(rule, each.name) == pattern]
         derivatives = {its_rule.relaxation_derivative, its_rule.update_derivative}
-        has_weights = any(isinstance(each.layer, Linear | Conv) for each in blocks)
+        has_weights = any(isinstance(each.layer, Weighted) for each in blocks)
         has_slopes = any(each.activation is not identity for each in blocks)
         useless = []
         if its_rule.feedback != "transpose" and not has_weights:
@@ -161,16 +161,20 @@ def checked_feedback(
         )
     psi = {}
     for block in network.blocks:
-        if rules[block.name].feedback == "transpose" or not isinstance(block.layer, Linear | Conv):
+        if rules[block.name].feedback == "transpose" or not isinstance(block.layer, Weighted):
             continue
         if block.name not in feedback:
             raise InputError(
                 f"feedback={rules[block.name].feedback!r} needs feedback weights for block "
                 f"'{block.name}'; pass feedback=ardyn.random_feedback(model)"
             )
-        given, expected = feedback[block.name], parameters[block.layer.weight].flatten(1).mT
+        given, expected = (
+            feedback[block.name],
+            block.layer.matrix(parameters[block.layer.weight]).mT,
+        )
         if given.shape != expected.shape:
-            kernel = ", of the flattened kernel" if isinstance(block.layer, Conv) else ""
+            layer = block.layer.layer if isinstance(block.layer, PerMember) else block.layer
+            kernel = ", of the flattened kernel" if isinstance(layer, Conv) else ""
             raise InputError(
                 f"feedback of '{block.name}' has shape {list(given.shape)}; it must have the shape "
                 f"of Wᵀ{kernel}, {list(expected.shape)}"

@@ -20,7 +20,10 @@ from ardyn.layers import (
     Activation,
     Conv,
     Linear,
+    PerMember,
+    Weighted,
 )
+from ardyn.stacked import Stacked
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 _FUNCTIONS: Mapping[type[nn.Module], Activation] = {
@@ -31,13 +34,17 @@ _FUNCTIONS: Mapping[type[nn.Module], Activation] = {
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
-def weighted_layer(model: nn.Module, node: fx.Node) -> Linear | Conv | None:
+def weighted_layer(model: nn.Module, node: fx.Node) -> Weighted | None:
     """The fully connected layer or convolution that a node applies, or None.
 
     A weight that is itself computed makes it None, as autograd must follow the computation.
     """
     if node.op == "call_module":
-        return _called_module(model.get_submodule(str(node.target)), str(node.target))
+        module, name = model.get_submodule(str(node.target)), str(node.target)
+        if isinstance(module, Stacked):
+            layer = _called_module(module.one, name)
+            return layer and PerMember(layer)
+        return _called_module(module, name)
     if node.op == "call_function" and node.target in (functional.linear, *_CONVOLUTIONS):
         return _called_function(model, node)
     return None

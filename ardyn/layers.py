@@ -10,7 +10,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn import functional
+
+from ardyn.stacked import by_member
 
 Parameters = Mapping[str, Tensor]
 Activation = Callable[[Tensor], Tensor]
@@ -40,6 +43,10 @@ class Linear:
         v, x = v.reshape(-1, v.shape[-1]), x.reshape(-1, x.shape[-1])
         weight = {self.weight: v.mT @ x}
         return weight if self.bias is None else weight | {self.bias: v.sum(0)}
+
+    def matrix(self, W: Tensor) -> Tensor:
+        """W, [n_{l+1}, n_l]; ψ is shaped like its transpose."""
+        return W
 
 
 _Sizes = tuple[int, ...]
@@ -91,6 +98,10 @@ class Conv:
         _, weight, bias = self._backward(v, x, parameters[self.weight], wanted)
         return {self.weight: weight} | ({} if self.bias is None else {self.bias: bias})
 
+    def matrix(self, W: Tensor) -> Tensor:
+        """The kernel flattened to [m, n]; ψ is shaped like its transpose."""
+        return W.flatten(1)
+
     def _backward(
         self, v: Tensor, x: Tensor, W: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,6 +110,59 @@ class Conv:
             v, x, W, channels, *self._geometry, wanted
         )
         return found
+
+
+@dataclass(frozen=True)
+class PerMember:
+    """The rule of a layer for every member of an ensemble: its parameters and ψ are [member, …].
+
+    Activities are [member · batch, …], and so are the errors that are sent back.
+    """
+
+    layer: Linear | Conv
+    learns: ClassVar[bool] = True
+
+    @property
+    def weight(self) -> str:
+        """Name of the weights, [member, …]."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> str | None:
+        """Name of the biases, [member, …]."""
+        return self.layer.bias
+
+    def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """The layer's forward pass, for each member."""
+        own, count = self._own(parameters)
+        a: Tensor = vmap(self.layer.forward)(own, by_member(x, count))
+        return a.flatten(0, 1)
+
+    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None, x: Tensor) -> Tensor:
+        """What the layer sends back, for each member."""
+        own, count = self._own(parameters)
+        axis = v.ndim - x.ndim
+        in_dims = (0, axis, None if psi is None else 0, 0)
+        pull = vmap(self.layer.send_back, in_dims=in_dims, out_dims=axis)
+        pulled: Tensor = pull(own, by_member(v, count, axis), psi, by_member(x, count))
+        return pulled.flatten(axis, axis + 1)
+
+    def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """The layer's update, for each member, [member, …]."""
+        own, count = self._own(parameters)
+        changes: dict[str, Tensor] = vmap(self.layer.update)(
+            own, by_member(v, count), by_member(x, count)
+        )
+        return changes
+
+    def matrix(self, W: Tensor) -> Tensor:
+        """[member, m, n]; ψ is [member, n, m]."""
+        flat: Tensor = vmap(self.layer.matrix)(W)
+        return flat
+
+    def _own(self, parameters: Parameters) -> tuple[Parameters, int]:
+        own = {name: parameters[name] for name in (self.weight, self.bias) if name is not None}
+        return own, len(own[self.weight])
 
 
 @dataclass(frozen=True)
@@ -136,7 +200,8 @@ class Operation:
         return bool(self.parameters)
 
 
-LocalLayer = Linear | Conv | PassThrough
+Weighted = Linear | Conv | PerMember
+LocalLayer = Weighted | PassThrough
 Layer = LocalLayer | Operation
 
 

@@ -145,7 +145,8 @@ def random_feedback(
     check_positive("std", std)
     parameters = named_parameters(model)
     weights = {
-        name: parameters[layer.weight].flatten(1) for name, layer in weighted_layers(model).items()
+        name: layer.matrix(parameters[layer.weight].detach())
+        for name, layer in weighted_layers(model).items()
     }
     return {
         name: std * torch.randn(W.mT.shape, generator=generator, dtype=W.dtype).to(W.device)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ardyn.closed_form import ClosedForm
-from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError, check_positive
+from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
 from ardyn.loss import Loss
-from ardyn.network import Block, Units
+from ardyn.network import Units
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
 
@@ -30,7 +30,8 @@ def backward(
 ) -> Tensor:
     """Relax, then add AR's estimate of the gradient to every parameter's ``.grad``.
 
-    Stands where ``loss.backward()`` would: any torch optimiser then takes its step.
+    Stands where ``loss.backward()`` would: any torch optimiser then takes its step. Where a Rule
+    says that ψ is learned, it has its ``.grad`` too (Eq. 3); hand it to the optimiser as well.
 
     Args:
         duration: length of the relaxation, in the unit of ``tau``; the paper's is 10 τ.
@@ -50,46 +51,19 @@ def backward(
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
     with torch.no_grad():
-        gradients = parameter_gradients(sim.dynamics, x, z)
+        changes = block_gradients(sim.dynamics, x, z)
+        gradients = parameter_gradients(changes)
+        learned = feedback_gradients(sim.dynamics, changes)
     reached = {name: model.get_parameter(name) for name in gradients}
-    if not any(parameter.requires_grad for parameter in reached.values()):
+    learning = {name: p for name, p in reached.items() if p.requires_grad}
+    if not learning:
         raise InputError(f"no parameter of {type(model).__name__} requires a gradient; let one")
-    for name, parameter in reached.items():
-        if parameter.requires_grad:
-            old = parameter.grad
-            parameter.grad = gradients[name] if old is None else old + gradients[name]
+    for name, parameter in learning.items():
+        _accumulate(parameter, gradients[name])
+    for block, gradient in learned.items():
+        _accumulate((feedback or {})[block], gradient)
     return sim.loss_value
 
 
-def parameter_gradients(
-    dynamics: Dynamics, activity: Mapping[str, Tensor], traces: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Eq. 2 at the given activities, {parameter name: gradient}, summed over the batch.
-
-    A parameter that is used several times has the sum of their gradients. What has no leak, such as
-    a weight that is itself computed from parameters, takes its share of the same sweep.
-
-    Args:
-        activity: x of every unit, [batch, …].
-        traces: z of the units that a Rule remembers, [batch, …].
-    """
-    x, z = dynamics.activities(activity), dynamics.activities(dict(activity) | dict(traces))
-    presynaptic = {"frozen": dynamics.trace.activity, "current": x, "trace": z}
-    gradients: dict[str, Tensor] = {}
-
-    def send(block: Block, above: Tensor) -> Tensor:
-        rule = dynamics.rules[block.name]
-        slope = dynamics.derivative(rule.update_derivative, block, x)
-        changes = dynamics.update(block, above, slope, presynaptic[rule.update_activity])
-        for name, change in changes.items():
-            gradients[name] = gradients[name] + change if name in gradients else change
-        return above
-
-    network = dynamics.trace.network
-    network.descend(
-        {unit: x[unit] for unit in (*network.units, *dynamics.clamped)},
-        send,
-        lambda block, v: dynamics.pull(block, v, x),
-        network.towards_parameters,
-    )
-    return gradients
+def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
