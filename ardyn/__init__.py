@@ -17,7 +17,7 @@ from ardyn.relaxation import Relaxation
 from ardyn.rule import Rule
 from ardyn.solve import SteadyState
 from ardyn.sweep import Sweep
-from ardyn.training import backward
+from ardyn.training import Learner, backward, batches, evaluate
 from ardyn.trajectory import Trajectory
 
 __all__ = [
@@ -30,15 +30,18 @@ __all__ = [
     "DivergenceError",
     "Fixed",
     "InputError",
+    "Learner",
     "Relaxation",
     "Rule",
     "SteadyState",
     "Sweep",
     "Trajectory",
     "backward",
+    "batches",
     "cnn",
     "ensemble",
     "ensemble_size",
+    "evaluate",
     "member",
     "mlp",
     "random_feedback",

@@ -1,15 +1,18 @@
 """Training with AR: the weight update at the end of a relaxation, in place of loss.backward()."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ardyn.closed_form import ClosedForm
-from ardyn.errors import InputError, check_positive
+from ardyn.ensemble import ensemble_size
+from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
-from ardyn.loss import Loss
+from ardyn.loss import Loss, loss_function
 from ardyn.network import Units
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
@@ -67,3 +70,113 @@ def backward(
 
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+Method = Literal["ar", "bp"]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network, or an ensemble, that learns from one batch after another: the phasic scheme.
+
+    Relax with the weights fixed, then W ← W − lr · (…)(T) (paper, Algorithm 1); or backprop in the
+    same loop, to compare with.
+
+    Args:
+        optimiser: any of torch's, over the model's parameters, and over ψ where it is learned.
+        method: "ar", or "bp" for backprop by autograd.
+
+    The others are those of ``backward``; a Rule means nothing to backprop.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    method: Method = "ar"
+    loss: Loss = "sse"
+    rule: Rule | Mapping[str, Rule] = field(default_factory=Rule)
+    tau: float | Sequence[float] = 1.0
+    duration: float = 10.0
+    solver: Solver = field(default_factory=ClosedForm)
+    feedback: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(Method))
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Learn from one batch; 𝓛 before the update, summed over samples, [].
+
+        Raises:
+            InputError, DivergenceError: as ``backward``.
+        """
+        self.optimiser.zero_grad()
+        if self.method == "bp":
+            value = loss_function(self.loss)(self.model(inputs), targets)
+            value.backward()  # type: ignore[no-untyped-call]
+        else:
+            value = backward(
+                self.model,
+                inputs,
+                targets,
+                self.loss,
+                self.rule,
+                self.tau,
+                self.duration,
+                self.solver,
+                self.feedback,
+            )
+        self.optimiser.step()
+        return value.detach()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that learning changes, to go on from later."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "feedback": dict(self.feedback or {}),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for block, psi in (self.feedback or {}).items():
+            psi.copy_(state["feedback"][block])
+
+
+def batches(samples: int, size: int, seeds: Sequence[int], epoch: int) -> Iterator[Tensor]:
+    """The rows of every batch of an epoch, [seed · batch]: each seed shuffles them in its own way.
+
+    The order depends on the seed and the number of the epoch alone; the last batch may be smaller.
+
+    Raises:
+        InputError: a batch larger than the set.
+    """
+    if not 1 <= size <= samples:
+        raise InputError(f"batch size {size} must lie in 1 … {samples}, the whole set; lower it")
+    orders = [np.random.default_rng((seed, epoch)).permutation(samples) for seed in seeds]
+    for rows in torch.split(torch.from_numpy(np.stack(orders)), size, dim=1):
+        yield rows.flatten()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss = "sse", chunk: int = 1000
+) -> tuple[Tensor, Tensor]:
+    """Mean loss per sample, and the share of samples whose largest output is their class.
+
+    Args:
+        model: a network, or an ensemble, every member of which sees every sample.
+        inputs: [sample, …].
+        targets: one-hot, [sample, class].
+        chunk: samples at a time.
+
+    Returns:
+        [member] each, float64.
+    """
+    members, function = ensemble_size(model), loss_function(loss)
+    losses, right = torch.zeros(2, members, dtype=torch.float64)
+    for x, t in zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True):
+        outputs = model(x.repeat(members, *[1] * (x.ndim - 1))).unflatten(0, (members, -1))
+        losses += torch.stack([function(each, t) for each in outputs]).cpu()
+        right += (outputs.argmax(-1) == t.argmax(-1)).sum(1).cpu()
+    return losses / len(inputs), right / len(inputs)

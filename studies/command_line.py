@@ -16,10 +16,11 @@ from ardyn import InputError
 from plots import finished
 from plots.command_line import refusing
 from studies import data
-from studies.data import Data
 from studies.runs import RunFolder, manifest, read_config
+from studies.training import Sets
 
 Config = TypeVar("Config", bound="Settings")
+Loaded = TypeVar("Loaded", bound="HasChecksum")
 
 
 class Settings(Protocol):
@@ -31,6 +32,13 @@ class Settings(Protocol):
     def dtype(self) -> str: ...
 
 
+class HasChecksum(Protocol):
+    """Data, and what they are told apart by."""
+
+    @property
+    def checksum(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Options:
     """Where a run reads and writes, and how."""
@@ -40,37 +48,41 @@ class Options:
     out: Path = Path("runs")
     """Folder of the runs; this one goes to OUT/<study>/<hash of its configuration>/."""
     overwrite: bool = False
-    """Compute again even if this very run is finished."""
+    """Compute again even if this very run is finished, or was stopped on its way."""
+    resume: bool = False
+    """Go on from the checkpoints of this very run, where it was stopped."""
     plot: bool = True
     """Draw the figures."""
     threads: int = 1
     """CPU threads. For networks of a few hundred neurons more hardly help, and on a machine with
     other work they can slow a run down many times."""
     data_dir: Path | None = None
-    """Folder that holds mnist/ or fashion-mnist/; else the variable ARDYN_DATA names it."""
+    """Folder that holds mnist/, fashion-mnist/, cifar10/, cifar100/ or svhn/; else the variable
+    ARDYN_DATA names it, else they are downloaded."""
 
 
 def main(
     study: str,
     kind: type[Config],
-    run: Callable[[Config, Data], xr.Dataset],
+    run: Callable[[Config, Loaded, RunFolder], xr.Dataset],
     summary: Callable[[xr.Dataset], str],
     draw: Callable[[xr.Dataset, Path], list[Path]],
     description: str,
+    load: Callable[[Config, Path | None], Loaded],
 ) -> None:
     """Parse, run unless it is done, draw, and tell; exit status 2 with one sentence if refused."""
     with refusing():
         config, options = _parse(kind, description)
         _use_threads(options.threads)
-        images = data.load(config.dataset, getattr(torch, config.dtype), options.data_dir)
+        images = load(config, options.data_dir)
         folder = RunFolder.of(options.out, study, config)
         if folder.is_computed and not options.overwrite:
             made = folder.made_by(images.checksum)
             print(f"Already computed, {made}; --overwrite computes it again.\n{folder.path}")
         else:
-            folder.check_writable()
+            folder.prepare(overwrite=options.overwrite, resume=options.resume)
             start = time.perf_counter()
-            results = run(config, images)
+            results = run(config, images, folder)
             folder.store(config, results, manifest(config, results, time.perf_counter() - start))
         results = finished.stored(folder.path, study)
         print(summary(results))
@@ -78,6 +90,16 @@ def main(
             draw(results, folder.path)
         folder.close()
         print(f"Results and figures: {folder.path}")
+
+
+def training_set(config: Settings, data_dir: Path | None) -> data.Data:
+    """The images to train on, in the configuration's type."""
+    return data.load(config.dataset, getattr(torch, config.dtype), data_dir)
+
+
+def both_sets(config: Settings, data_dir: Path | None) -> Sets:
+    """The images to train on, and those to test on."""
+    return Sets(*data.train_and_test(config.dataset, getattr(torch, config.dtype), data_dir))
 
 
 def _use_threads(count: int) -> None:

@@ -24,7 +24,7 @@ from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.trajectory import choose_reference
 from plots.convergence import draw
 from studies import data, measures, networks
-from studies.command_line import main
+from studies.command_line import main, training_set
 from studies.convergence_results import described, summary
 from studies.runs import check_device
 
@@ -328,4 +328,12 @@ def _depths(
 
 
 if __name__ == "__main__":
-    main("convergence", Config, run, summary, draw, __doc__)
+    main(
+        "convergence",
+        Config,
+        lambda config, images, folder: run(config, images),
+        summary,
+        draw,
+        __doc__,
+        training_set,
+    )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -98,8 +99,25 @@ class RunFolder:
             )
         return f"finished {finished}" + (f" by commit {commit}" if commit else "")
 
-    def check_writable(self) -> None:
-        """Raise InputError if the folder cannot be made or written; leaves nothing behind."""
+    def prepare(self, overwrite: bool, resume: bool) -> None:
+        """Make way for a run.
+
+        Raises:
+            InputError: a folder that cannot be made or written, or one with the checkpoints of a
+                run that was stopped, unless to start over or to go on from them.
+        """
+        self._check_writable()
+        checkpoints = self.path / "checkpoints"
+        if overwrite:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        elif checkpoints.exists() and not resume:
+            raise InputError(
+                f"{self.path} holds checkpoints of this run, which was stopped; go on from them "
+                f"with --resume, or start over with --overwrite"
+            )
+
+    def _check_writable(self) -> None:
+        """Leaves nothing behind."""
         there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         try:
             tempfile.TemporaryFile(dir=there).close()
@@ -153,7 +171,7 @@ def manifest(config: Any, results: xr.Dataset, seconds: float) -> dict[str, Any]
         "device": torch.cuda.get_device_name(device) if is_cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "seed": config.seed,
+        "seeds": list(config.seeds) if hasattr(config, "seeds") else [config.seed],
         "data_checksum": results.attrs["data_checksum"],
         "wall_time_seconds": round(seconds, 3),
     }

@@ -19,7 +19,7 @@ from ardyn import Adaptive, DivergenceError, InputError
 from plots import finished
 from plots.convergence import FIGURES, draw
 from studies import data, networks
-from studies.command_line import main
+from studies.command_line import main, training_set
 from studies.convergence import Config, run
 from studies.convergence_results import summary
 
@@ -58,7 +58,7 @@ def study(monkeypatch, *flags):
     """The command line, in this process; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["convergence.py", *map(str, flags)])
     try:
-        main("convergence", Config, run, summary, draw, "")
+        main("convergence", Config, lambda c, d, _: run(c, d), summary, draw, "", training_set)
     except SystemExit as end:
         return end.code
     return 0
@@ -240,7 +240,7 @@ def test_a_run_leaves_everything_and_no_parts(out):
     rest = {"config.json", "results.nc", "manifest.json", "DONE"}
     assert {path.name for path in folder.iterdir()} == figures | rest
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["seed"] == 0
+    assert manifest["seeds"] == [0]
     assert manifest["data_checksum"] == xr.load_dataset(folder / "results.nc").data_checksum
     pdf = (folder / "depth.pdf").read_bytes()
     assert b"/FontFile2" in pdf  # TrueType, embedded

@@ -1,0 +1,76 @@
+"""Checkpoints: where a training run that was stopped goes on from."""
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ardyn import InputError
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """One file for each part of a run, written whole or not at all."""
+
+    folder: Path
+    identity: str
+    """What the run is: its configuration and its data; a checkpoint of another is refused."""
+
+    @staticmethod
+    def of(folder: Path, config: Any, checksum: str) -> "Checkpoints":
+        """Those of a run folder."""
+        identity = json.dumps({"config": asdict(config), "data": checksum}, sort_keys=True)
+        return Checkpoints(folder / "checkpoints", identity)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What was saved last under a name; None if nothing was.
+
+        Raises:
+            InputError: a file that cannot be read, or one of another run.
+        """
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(path, weights_only=True)
+            identity = found.pop("identity")
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"cannot read the checkpoint {path} ({str(error).splitlines()[0]}); remove it, or "
+                f"start over with --overwrite"
+            ) from error
+        if identity != self.identity:
+            raise InputError(
+                f"the checkpoint {path} belongs to another configuration or to other data; start "
+                f"over with --overwrite, or use another --out"
+            )
+        return found
+
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write beside, to the disk, then rename: a run killed at any moment leaves a whole file.
+
+        Raises:
+            InputError: a full disk, or a folder that cannot be written.
+        """
+        path = self._path(name)
+        part = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save({"identity": self.identity, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot write the checkpoint {path} ({error}); make room, then go on with --resume"
+            ) from error
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.pt"

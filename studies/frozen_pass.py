@@ -1,0 +1,82 @@
+"""How far does learning need the frozen feed-forward pass? (paper, Fig. 1 and 3)
+
+Trains the paper's MLP by backprop, by activation relaxation, and by relaxations that use current
+activities where the paper's Eq. 1 and 2 have frozen ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import xarray as xr
+from torch import nn
+
+import ardyn
+from ardyn import InputError, Rule
+from ardyn.errors import check_choice
+from ardyn.models import IMAGES
+from plots.frozen_pass import draw
+from studies.checkpoints import Checkpoints
+from studies.command_line import both_sets, main
+from studies.runs import RunFolder
+from studies.training import Condition, Sets, Training, learn
+from studies.training_results import described, summary
+
+CONDITIONS = {
+    "bp": Condition("backprop", "bp"),
+    "ar": Condition("AR"),
+    "a": Condition("(a) current f′ in the relaxation", rule=Rule(relaxation_derivative="current")),
+    "b": Condition("(b) current f′ in the update", rule=Rule(update_derivative="current")),
+    "a+b": Condition(
+        "(a + b) current f′ in both",
+        rule=Rule(relaxation_derivative="current", update_derivative="current"),
+    ),
+    "c": Condition("(c) current activity in the update", rule=Rule(update_activity="current")),
+}
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """What is trained, and how; times are in units of τ."""
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    """Which of: bp (backprop); ar (all frozen, the paper's baseline); f′ at the current activity in
+    (a) the relaxation, (b) the weight update, a+b both; (c) the current activity itself in the
+    weight update."""
+    hidden: tuple[int, ...] = (300, 300, 100)
+    """Neurons of the hidden layers (paper: 300 300 100)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.conditions or len(set(self.conditions)) < len(self.conditions):
+            raise InputError(
+                f"conditions must be one or more different names, got {list(self.conditions)}; "
+                f"pass such as bp ar"
+            )
+        for name in self.conditions:
+            check_choice("condition", name, CONDITIONS)
+        if min(self.hidden, default=1) < 1:
+            raise InputError(
+                f"hidden must be positive numbers, got {list(self.hidden)}; use such as 300 300 100"
+            )
+
+
+def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+    """Train in every condition, with every seed.
+
+    Raises:
+        InputError: a setting that cannot be used; nothing has been computed by then.
+        DivergenceError: the numbers were lost in some epoch and batch.
+    """
+    channels, side, classes = IMAGES[config.dataset]
+
+    def make(generator: torch.Generator) -> nn.Module:
+        return ardyn.mlp([channels * side**2, *config.hidden, classes], generator=generator)
+
+    conditions = {name: CONDITIONS[name] for name in config.conditions}
+    checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
+    results = learn(config, conditions, make, sets, checkpoints)
+    return described(results, "frozen_pass", config, conditions, sets.checksum)
+
+
+if __name__ == "__main__":
+    main("frozen_pass", Config, run, summary, draw, __doc__, both_sets)
