@@ -17,7 +17,7 @@ from ardyn.relaxation import Relaxation
 from ardyn.rule import Rule
 from ardyn.solve import SteadyState
 from ardyn.sweep import Sweep
-from ardyn.training import Learner, backward, batches, evaluate
+from ardyn.training import Learner, backprop, backward, batches, evaluate
 from ardyn.trajectory import Trajectory
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "SteadyState",
     "Sweep",
     "Trajectory",
+    "backprop",
     "backward",
     "batches",
     "cnn",

@@ -68,6 +68,13 @@ def backward(
     return sim.loss_value
 
 
+def backprop(model: nn.Module, inputs: Tensor, targets: Any, loss: Loss = "sse") -> Tensor:
+    """The same by autograd, to compare with: fills ``.grad``, returns 𝓛, summed over the batch."""
+    value = loss_function(loss)(model(inputs), targets)
+    torch.autograd.backward(value)
+    return value.detach()
+
+
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
@@ -108,24 +115,26 @@ class Learner:
         Raises:
             InputError, DivergenceError: as ``backward``.
         """
+        value = self.fill_gradients(inputs, targets)
+        self.optimiser.step()
+        return value
+
+    def fill_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The first half of a step: ``.grad`` of everything that learns; returns 𝓛."""
         self.optimiser.zero_grad()
         if self.method == "bp":
-            value = loss_function(self.loss)(self.model(inputs), targets)
-            value.backward()  # type: ignore[no-untyped-call]
-        else:
-            value = backward(
-                self.model,
-                inputs,
-                targets,
-                self.loss,
-                self.rule,
-                self.tau,
-                self.duration,
-                self.solver,
-                self.feedback,
-            )
-        self.optimiser.step()
-        return value.detach()
+            return backprop(self.model, inputs, targets, self.loss)
+        return backward(
+            self.model,
+            inputs,
+            targets,
+            self.loss,
+            self.rule,
+            self.tau,
+            self.duration,
+            self.solver,
+            self.feedback,
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that learning changes, to go on from later."""

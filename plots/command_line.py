@@ -27,11 +27,19 @@ def refusing() -> Iterator[None]:
 def main(
     study: str, draw: Callable[[xr.Dataset, Path], list[Path]], description: str | None
 ) -> None:
-    """Draw the run folder that the command line names, and list the files."""
+    """Draw the run folders that the command line names, and list the files."""
 
-    def script(folder: tyro.conf.Positional[Path]) -> None:
+    def script(folders: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+        """Draw.
+
+        Args:
+            folders: a run; or several that differ in their conditions, for one figure.
+            out: where to draw; by default in the (first) run's own folder.
+        """
         with refusing():
-            for path in draw(finished.results(folder, study), folder):
+            results = finished.together([finished.results(folder, study) for folder in folders])
+            (out or folders[0]).mkdir(parents=True, exist_ok=True)
+            for path in draw(results, out or folders[0]):
                 print(path)
 
     tyro.cli(script, description=description)

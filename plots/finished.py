@@ -1,5 +1,6 @@
 """Results of finished runs: all that a figure may read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
@@ -32,3 +33,23 @@ def stored(folder: Path, study: str) -> xr.Dataset:
     if lacking:
         raise InputError(f"{folder}/results.nc lacks {', '.join(lacking)}; run the study again")
     return found
+
+
+def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Several runs as one, each with conditions of its own; what a run lacks is NaN.
+
+    Raises:
+        InputError: no run, or runs that cannot stand in one figure.
+    """
+    if not runs:
+        raise InputError("no run folder was named; pass one or more")
+    if len(runs) == 1:
+        return runs[0]
+    names = [name for run in runs for name in run.get("condition", xr.DataArray([])).values]
+    if len({run.attrs["title"] for run in runs}) > 1 or len(set(names)) < len(names) or not names:
+        raise InputError(
+            f"runs of {', '.join(run.attrs['title'] for run in runs)}, with the conditions "
+            f"{', '.join(map(str, names))}, don't fit one figure; name runs of one kind, each with "
+            f"conditions of its own"
+        )
+    return xr.concat(runs, "condition", join="outer", combine_attrs="override")

@@ -1,6 +1,7 @@
 """The look that every figure shares."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -80,10 +81,24 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
     for path in paths:
-        part = path.with_name(f"{path.name}.part")
-        try:
-            figure.savefig(part, format=path.suffix[1:])
-            part.replace(path)
-        except OSError as error:
-            raise InputError(f"cannot write {path} ({error}); copy the folder elsewhere") from error
+        _replace(path, partial(figure.savefig, format=path.suffix[1:]))
     return paths
+
+
+def write(text: str, path: Path) -> Path:
+    """Write a text beside, then rename it.
+
+    Raises:
+        InputError: a folder that cannot be written.
+    """
+    _replace(path, lambda part: part.write_text(text))
+    return path
+
+
+def _replace(path: Path, make: Callable[[Path], object]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        make(part)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error}); copy the folder elsewhere") from error

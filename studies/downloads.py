@@ -126,8 +126,8 @@ def _download(name: str, files: list[str]) -> Path:
             _retrieve(layout, file, folder)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"cannot download {name} ({_reason(error, layout.url)}); put {', '.join(files)} into DIR/{name}, "
-            "and pass --data-dir DIR or set ARDYN_DATA to DIR"
+            f"cannot download {name} ({_reason(error, layout.url)}); put {', '.join(files)} into "
+            f"DIR/{name}, and pass --data-dir DIR or set ARDYN_DATA to DIR"
         ) from error
     return folder
 

@@ -11,14 +11,13 @@ import xarray as xr
 from torch import nn
 
 import ardyn
-from ardyn import InputError, Rule
-from ardyn.errors import check_choice
+from ardyn import Rule
 from ardyn.models import IMAGES
 from plots.frozen_pass import draw
 from studies.checkpoints import Checkpoints
 from studies.command_line import both_sets, main
 from studies.runs import RunFolder
-from studies.training import Condition, Sets, Training, learn
+from studies.training import Condition, Sets, Training, check_conditions, check_hidden, learn
 from studies.training_results import described, summary
 
 CONDITIONS = {
@@ -47,17 +46,8 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.conditions or len(set(self.conditions)) < len(self.conditions):
-            raise InputError(
-                f"conditions must be one or more different names, got {list(self.conditions)}; "
-                f"pass such as bp ar"
-            )
-        for name in self.conditions:
-            check_choice("condition", name, CONDITIONS)
-        if min(self.hidden, default=1) < 1:
-            raise InputError(
-                f"hidden must be positive numbers, got {list(self.hidden)}; use such as 300 300 100"
-            )
+        check_conditions(self.conditions, CONDITIONS)
+        check_hidden(self.hidden)
 
 
 def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:

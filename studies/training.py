@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -96,12 +96,12 @@ class Training:
         for name in ("scheme", "nonlinear_scheme"):
             check_choice(name.replace("_", "-"), getattr(self, name), ardyn.SOLVER_NAMES)
 
-    def solver(self, rule: Rules) -> Solver:
+    def solver(self, rule: Rules, scheme: str | None = None) -> Solver:
         """The solver of the scheme; in closed form where the rule and the scheme have one."""
         rules = [rule] if isinstance(rule, Rule) else rule.values()
         if not all(each.is_linear for each in rules):
             return ardyn.solver_named(self.nonlinear_scheme, self.nonlinear_step)
-        solver = ardyn.solver_named(self.scheme, self.step)
+        solver = ardyn.solver_named(scheme or self.scheme, self.step)
         if isinstance(solver, ardyn.Sweep) or (
             isinstance(solver, ardyn.Fixed) and solver.is_one_step
         ):
@@ -116,12 +116,32 @@ class Condition:
     label: str
     method: Method = "ar"
     rule: Rules = field(default_factory=Rule)
+    scheme: str | None = None
+    """How activities relax, where not as the configuration says."""
 
     @property
     def takes_feedback(self) -> bool:
         """Whether some layer sends back through ψ."""
         rules = [self.rule] if isinstance(self.rule, Rule) else self.rule.values()
         return any(rule.feedback != "transpose" for rule in rules)
+
+
+def check_conditions(names: Sequence[str], known: Mapping[str, Condition]) -> None:
+    """Raise InputError unless the names are different ones of known conditions."""
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"conditions must be one or more different names, got {list(names)}; pass such as bp ar"
+        )
+    for name in names:
+        check_choice("condition", name, known)
+
+
+def check_hidden(sizes: Sequence[int]) -> None:
+    """Raise InputError unless every hidden layer has neurons."""
+    if min(sizes, default=1) < 1:
+        raise InputError(
+            f"hidden must be positive numbers, got {list(sizes)}; use such as 300 300 100"
+        )
 
 
 Make = Callable[[torch.Generator], nn.Module]
@@ -134,6 +154,7 @@ def learner(config: Training, condition: Condition, make: Make) -> Learner:
     A seed's weights do not depend on the other seeds.
     """
     dtype, models, psis = getattr(torch, config.dtype), [], []
+    rule = _with_output(condition.rule, config.output)
     for seed in config.seeds:
         generator = torch.Generator().manual_seed(seed)
         models.append(make(generator).to(config.device, dtype))
@@ -146,11 +167,19 @@ def learner(config: Training, condition: Condition, make: Make) -> Learner:
         torch.optim.SGD([*model.parameters(), *(psi or {}).values()], lr=config.learning_rate),
         condition.method,
         config.loss,
-        condition.rule,
+        rule,
         duration=config.duration,
-        solver=config.solver(condition.rule),
+        solver=config.solver(rule, condition.scheme),
         feedback=psi,
     )
+
+
+def _with_output(rule: Rules, output: Output) -> Rules:
+    """A condition's rule, the output as the configuration has it."""
+    if isinstance(rule, Rule):
+        return replace(rule, output=output)
+    rest = {} if "*" in rule else {"*": Rule(output=output)}
+    return {pattern: replace(each, output=output) for pattern, each in rule.items()} | rest
 
 
 def learn(

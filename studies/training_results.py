@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import pandas as pd
 import xarray as xr
 
+from plots.learning_curves import table
 from studies.training import Condition
 
 _VARIABLES = {
@@ -18,8 +18,8 @@ _VARIABLES = {
     "accuracy": ("accuracy on the test set", "%"),
     "test_loss": ("loss per sample on the test set", "1"),
     "layer": ("layer, named after its module", ""),
-    "gradient_cosine": ("cosine between the update and the backprop gradient", "1"),
-    "feedback_angle": ("angle between feedback weights and transposed weights", "degrees"),
+    "gradient_angle": ("angle between the gradients of AR and of backprop", "degree"),
+    "feedback_angle": ("angle between feedback weights and transposed weights", "degree"),
 }
 
 
@@ -44,23 +44,6 @@ def described(
         "data_checksum": checksum,
     }
     return results
-
-
-def table(results: xr.Dataset) -> pd.DataFrame:
-    """Final accuracies: mean and standard error over seeds, per condition."""
-    final = results.accuracy.isel(epoch=-1)
-    count = final.sizes["seed"]
-    columns = {
-        "test accuracy [%]": final.mean("seed"),
-        "standard error": final.std("seed", ddof=1) / count**0.5 if count > 1 else 0 * final[:, 0],
-        "best": final.max("seed"),
-        "worst": final.min("seed"),
-    }
-    frame = pd.DataFrame(
-        {name: column.values for name, column in columns.items()},
-        index=pd.Index(results.label.values, name="condition"),
-    )
-    return frame.assign(seeds=count, epochs=int(results.epoch[-1]))
 
 
 def summary(results: xr.Dataset) -> str:

@@ -1,0 +1,45 @@
+"""Figures of studies/feedback.py: python plots/feedback.py RUN_FOLDER."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.figure import Figure
+
+from plots import style
+from plots.command_line import main
+from plots.learning_curves import curves, draw_accuracy, seeds
+
+
+def draw(results: xr.Dataset, folder: Path) -> list[Path]:
+    """Draw the figures of a run into its folder."""
+    figure = angles(results)
+    paths = [*draw_accuracy(results, folder), *style.save(figure, folder, "angles")]
+    plt.close(figure)
+    return paths
+
+
+def angles(results: xr.Dataset) -> Figure:
+    """Angles over epochs, layer by layer: AR against BP gradients, and ψ against Wᵀ."""
+    layers = results.layer.values
+    size = (2.2 * len(layers) + 0.6, 5)
+    figure, panels = plt.subplots(2, len(layers), figsize=size, sharex=True, sharey=True)
+    rows = {
+        "gradient_angle": "AR to BP gradient\n[degrees]",
+        "feedback_angle": "$\\psi$ to $W^T$\n[degrees]",
+    }
+    for row, (name, label) in zip(panels, rows.items(), strict=True):
+        for layer, axes in zip(layers, row, strict=True):
+            lines = curves(axes, results.sel(layer=layer), name)
+            axes.axhline(90, color="0.7", lw=0.8)
+        row[0].set_ylabel(label)
+    for layer, top in zip(layers, panels[0], strict=True):
+        top.set(title=f"layer {layer}", xlabel="")
+    panels[0][0].set_ylim(-3, 100)
+    style.legend_below(figure, lines)
+    figure.suptitle(f"Alignment of feedback and gradients, {seeds(results)}; grey: at random")
+    return figure
+
+
+if __name__ == "__main__":
+    main("feedback", draw, __doc__)

@@ -1,0 +1,120 @@
+"""What do feedback weights ψ learn, and what do they teach? (paper, Eq. 3)
+
+Trains the paper's MLP with Wᵀ, and with learned and fixed ψ in its place, each with and without the
+nonlinear derivative f′, and follows the angles between ψ and Wᵀ, and between AR and BP gradients.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+import ardyn
+from ardyn import Learner, Rule
+from ardyn.errors import check_positive
+from ardyn.models import IMAGES
+from plots.feedback import draw
+from studies.checkpoints import Checkpoints
+from studies.command_line import both_sets, main
+from studies.runs import RunFolder
+from studies.training import Condition, Sets, Training, check_conditions, check_hidden, learn
+from studies.training_results import described, summary
+
+DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
+CONDITIONS = {
+    "transpose": Condition("Wᵀ"),
+    "learned": Condition("learned ψ", rule=Rule(feedback="learned")),
+    "fixed": Condition("fixed ψ", rule=Rule(feedback="fixed")),
+    "transpose-drop": Condition("Wᵀ, no f′", rule=DROPPED),
+    "learned-drop": Condition("learned ψ, no f′", rule=replace(DROPPED, feedback="learned")),
+    "fixed-drop": Condition("fixed ψ, no f′", rule=replace(DROPPED, feedback="fixed")),
+}
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """What is trained, and how; times are in units of τ."""
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    """Which of: feedback through Wᵀ (transpose), through ψ that is learned by Eq. 3, or through
+    random ψ that is fixed; each also without the derivative (-drop)."""
+    hidden: tuple[int, ...] = (300, 300, 100)
+    """Neurons of the hidden layers (paper: 300 300 100)."""
+    probe_size: int = 512
+    """Training samples on which AR and BP gradients are compared."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_conditions(self.conditions, CONDITIONS)
+        check_hidden(self.hidden)
+        check_positive("probe-size", self.probe_size, 512)
+
+
+def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+    """Train in every condition, with every seed, and take the angles after every epoch.
+
+    Raises:
+        InputError: a setting that cannot be used; nothing has been computed by then.
+        DivergenceError: the numbers were lost in some epoch and batch.
+    """
+    channels, side, classes = IMAGES[config.dataset]
+
+    def make(generator: torch.Generator) -> nn.Module:
+        return ardyn.mlp([channels * side**2, *config.hidden, classes], generator=generator)
+
+    conditions = {name: CONDITIONS[name] for name in config.conditions}
+    checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
+    sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
+    probe = partial(angles, inputs=sample[0], targets=sample[1])
+    results = learn(config, conditions, make, sets, checkpoints, probe)
+    return described(results, "feedback", config, conditions, sets.checksum)
+
+
+def angles(learner: Learner, inputs: Tensor, targets: Tensor) -> Mapping[str, xr.DataArray]:
+    """Angles per seed and layer, in degrees: AR against BP gradients of W, and ψ against Wᵀ.
+
+    Args:
+        inputs: [sample, pixel]; every member sees all of them.
+        targets: [sample, class].
+    """
+    members = ardyn.ensemble_size(learner.model)
+    weights = {
+        name.removesuffix(".weight"): p
+        for name, p in learner.model.named_parameters()
+        if name.endswith("weight")
+    }
+    device = next(learner.model.parameters()).device
+    x, t = (each.to(device).repeat(members, 1) for each in (inputs, targets))
+    learner.fill_gradients(x, t)
+    relaxed = {name: W.grad for name, W in weights.items()}
+    learner.optimiser.zero_grad()
+    ardyn.backprop(learner.model, x, t, learner.loss)
+    psi = learner.feedback or {name: W.detach().mT for name, W in weights.items()}
+    found = {
+        "gradient_angle": [_angle(relaxed[name], W.grad) for name, W in weights.items()],
+        "feedback_angle": [_angle(psi[name], W.detach().mT) for name, W in weights.items()],
+    }
+    found["feedback_angle"][0] *= torch.nan  # the lowest layer sends nothing back
+    layers = {"layer": list(weights)}
+    return {
+        name: xr.DataArray(torch.stack(each).cpu().numpy(), layers, ("layer", "seed"))
+        for name, each in found.items()
+    }
+
+
+def _angle(a: Tensor | None, b: Tensor | None) -> Tensor:
+    """Between the members' matrices, in degrees, [member]; small angles too.
+
+    2 arctan(‖â − b̂‖ / ‖â + b̂‖) of the normalised matrices (Kahan), as the arccosine loses digits.
+    """
+    assert a is not None
+    assert b is not None
+    a, b = (x.flatten(1).double() / x.flatten(1).double().norm(dim=1, keepdim=True) for x in (a, b))
+    return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)).rad2deg()
+
+
+if __name__ == "__main__":
+    main("feedback", Config, run, summary, draw, __doc__, both_sets)

@@ -1,0 +1,79 @@
+"""Do AR's simplifications scale to convolutional networks? (paper, Fig. 2 and Appendix C)
+
+Trains the paper's CNN by activation relaxation, with learned feedback weights ψ in place of Wᵀ, and
+without the nonlinear derivative f′, on its convolutions, its fully connected layers, or both.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+import xarray as xr
+from torch import nn
+
+import ardyn
+from ardyn import Rule
+from ardyn.models import IMAGES, Variant
+from plots.scalability import draw
+from studies.checkpoints import Checkpoints
+from studies.command_line import both_sets, main
+from studies.runs import RunFolder
+from studies.training import Condition, Sets, Training, check_conditions, learn
+from studies.training_results import described, summary
+
+LEARNED = Rule(feedback="learned")
+DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
+CONDITIONS = {
+    "bp": Condition("backprop", "bp"),
+    "ar": Condition("AR"),
+    "psi-fc": Condition("ψ on FC", rule={"fc*": LEARNED}),
+    "psi-conv": Condition("ψ on conv", rule={"conv*": LEARNED}),
+    "psi": Condition("ψ on both", rule=LEARNED),
+    "drop-fc": Condition("no f′ on FC", rule={"fc*": DROPPED}),
+    "drop-conv": Condition("no f′ on conv", rule={"conv*": DROPPED}),
+    "drop": Condition("no f′ on both", rule=DROPPED),
+    "psi+drop": Condition(
+        "ψ and no f′ on both",
+        rule=Rule(feedback="learned", relaxation_derivative="dropped", update_derivative="dropped"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """What is trained, and how; times are in units of τ."""
+
+    conditions: tuple[str, ...] = tuple(name for name in CONDITIONS if name != "bp")
+    """Which of: bp (backprop); ar (the paper's default); learned feedback weights psi-fc on the
+    fully connected layers, psi-conv on the convolutions, psi on both; the nonlinear derivative
+    dropped from Eq. 1 and 2: drop-fc, drop-conv, drop; psi+drop for all of it."""
+    variant: Variant = "paper"
+    """The paper's network (32 and 64 filters), or the smaller one that the authors' code runs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_conditions(self.conditions, CONDITIONS)
+
+
+def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+    """Train in every condition, with every seed.
+
+    Raises:
+        InputError: a setting that cannot be used; nothing has been computed by then.
+        DivergenceError: the numbers were lost in some epoch and batch.
+    """
+    channels, side, _ = IMAGES[config.dataset]
+
+    def make(generator: torch.Generator) -> nn.Module:
+        cnn = ardyn.cnn(config.dataset, config.variant, generator=generator)
+        image = nn.Unflatten(1, (channels, side, side))
+        return nn.Sequential(OrderedDict[str, nn.Module](image=image, **dict(cnn.named_children())))
+
+    conditions = {name: CONDITIONS[name] for name in config.conditions}
+    checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
+    results = learn(config, conditions, make, sets, checkpoints)
+    return described(results, "scalability", config, conditions, sets.checksum)
+
+
+if __name__ == "__main__":
+    main("scalability", Config, run, summary, draw, __doc__, both_sets)
