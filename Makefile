@@ -29,6 +29,7 @@ types: setup
 bench: setup
 	$(BIN)/python -m benchmarks.relaxation $(ARGS)
 	$(BIN)/python -m benchmarks.graphs $(ARGS)
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,173 @@
+"""Figures of studies/euler_equivalence.py: python plots/euler_equivalence.py RUN_FOLDER."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import style
+from plots.command_line import main
+from plots.learning_curves import draw_accuracy
+
+PAPER = (0.1, 100)
+"""Step and iterations of the paper, marked in every panel."""
+STAR: dict[str, Any] = {"marker": "*", "color": "k", "ls": "", "ms": 10, "zorder": 5}
+
+
+def draw(results: xr.Dataset, folder: Path) -> list[Path]:
+    """Draw the figures of a run into its folder."""
+    paths = draw_accuracy(results, folder)
+    for name, figure_of in FIGURES.items():
+        figure = figure_of(results)
+        paths += style.save(figure, folder, name)
+        plt.close(figure)
+    return paths
+
+
+def weights(results: xr.Dataset) -> Figure:
+    """The schemes' weights at the paper's setting, and their distance to the ODE's."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
+    step, n = PAPER
+    looks = style.of(results.weighted_by.values)
+    for name, look in looks.items():
+        here = results.weight.sel(weighted_by=name)
+        (line,) = left.plot(results.lag, here, label="ODE" if name == "exact" else name, ms=3)
+        line.set(**look)
+    left.set(xlabel="units between error and arrival, $k$", ylabel="weight $P_k$")
+    left.set_title(f"at the paper's setting: {n} steps of {step:g} $\\tau$")
+    for name in results.scheme.values:
+        _distances(right, results.distance.sel(scheme=name), looks[name])
+    right.axvline(PAPER[0], color="k", ls=":", lw=1)
+    left.axvline(PAPER[0] * n, color="k", ls=":", lw=1)
+    right.plot(results.step, results.step, "k--", lw=1, label="bound for Euler: $h / \\tau$")
+    right.set(xscale="log", yscale="log", ylim=(1e-13, 3), xlabel="step $h$ [$\\tau$]")
+    right.set_ylabel("total variation to the ODE's weights")
+    right.set_title("10 $\\tau$, as near as the iterations allow")
+    bound = Line2D([], [], color="k", ls="--", lw=1, label="bound for Euler: $h / \\tau$")
+    mark = Line2D(
+        [], [], color="k", ls=":", lw=1, label="paper: $h$ = 0.1 $\\tau$, $t$ = 10 $\\tau$"
+    )
+    style.legend_below(figure, [*left.get_lines(), bound, mark])
+    figure.suptitle("With one $\\tau$ a scheme is a distribution over how far errors have come")
+    return figure
+
+
+def _distances(axes: Axes, distance: xr.DataArray, look: dict[str, Any]) -> None:
+    """Distance over the step, for as many steps as come nearest to 10 τ."""
+    steps, nearest = distance.step.values, []
+    for step in steps:
+        lengths = np.abs(np.log(distance.iterations.values * step / 10))
+        nearest.append(float(distance.sel(step=step)[int(lengths.argmin())]))
+    (line,) = axes.plot(steps, nearest, ms=4)
+    line.set(**look)
+
+
+def errors(results: xr.Dataset) -> Figure:
+    """Errors of state and gradient against the step: predicted lines, measured dots."""
+    stages = results.stage.values
+    size = (2.6 * len(stages) + 1, 5)
+    figure, panels = plt.subplots(
+        2, len(stages), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    labels = {"state_error": "final state", "gradient_error": "gradient"}
+    looks = style.of(results.scheme.values)
+    for row, (variable, label) in zip(panels, labels.items(), strict=True):
+        for stage, axes in zip(stages, row, strict=True):
+            for name, look in looks.items():
+                here = results[variable].sel(stage=stage, scheme=name)
+                axes.plot(here.step, here.sel(how="predicted"))[0].set(**style.line(look))
+                axes.plot(here.step, here.sel(how="measured"), ms=5)[0].set(**style.dots(look))
+                if name == "euler" and PAPER[0] in here.step:
+                    at = here.sel(step=PAPER[0], how="measured")
+                    axes.plot(PAPER[0], at, **STAR)
+        row[0].set_ylabel(f"{label}: relative\nerror to the ODE's")
+    for stage, top, bottom in zip(stages, *panels, strict=True):
+        top.set_title(f"after {stage} epoch{'' if stage == 1 else 's'}")
+        bottom.set_xlabel("step $h$ [$\\tau$]")
+    panels[0][0].set(xscale="log", yscale="log", ylim=(1e-13, 10))
+    handles = [_handle(name, look) for name, look in looks.items()]
+    handles += [
+        Line2D([], [], color="k", label="predicted by the closed form"),
+        Line2D([], [], color="k", ls="", marker="o", mfc="none", label="measured by stepping"),
+        Line2D([], [], label="paper's setting", **STAR),
+    ]
+    style.legend_below(figure, handles)
+    figure.suptitle("Error of the schemes at the end of a relaxation, against the ODE")
+    return figure
+
+
+def _handle(name: str, look: dict[str, Any]) -> Line2D:
+    handle = Line2D([], [], label=name)
+    handle.set(**style.line(look))
+    return handle
+
+
+def to_backprop(results: xr.Dataset) -> Figure:
+    """Distance of the gradients to backprop's over steps and iterations, predicted."""
+    last = results.bp_error.isel(stage=-1)
+    names = last.scheme.values
+    size = (2 * len(names) + 1.2, 2.9)
+    figure, panels = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+    norm = LogNorm(1e-4, 1, clip=True)
+    for name, axes in zip(names, panels[0], strict=True):
+        mesh = axes.pcolormesh(
+            last.step, last.iterations, last.sel(scheme=name).T, norm=norm, cmap="viridis_r"
+        )
+        axes.plot(results.step, 10 / results.step, color="w", lw=1)
+        axes.plot(*PAPER, **STAR | {"color": "r"})
+        axes.set(xscale="log", yscale="log", title=name, xlabel="step $h$ [$\\tau$]")
+        axes.set_ylim(float(last.iterations.min()), float(last.iterations.max()))
+    panels[0][0].set_ylabel("iterations $n$")
+    figure.colorbar(mesh, ax=panels[0].tolist(), label="relative distance", extend="both")
+    figure.suptitle(
+        f"Gradients' distance to backprop's after {int(results.stage[-1])} epochs, predicted; "
+        f"line: $n h$ = 10 $\\tau$, star: paper"
+    )
+    return figure
+
+
+def training(results: xr.Dataset) -> Figure:
+    """Whether training differs: final accuracies, paired over seeds."""
+    first, names = results.condition.values[0], results.compared.values
+    figure, axes = plt.subplots(figsize=(6, 0.7 * len(names) + 1.8))
+    final = results.accuracy.isel(epoch=-1)
+    margin = json.loads(results.attrs["config"])["margin"]
+    axes.axvspan(-margin, margin, color="0.92", label="margin of equivalence")
+    axes.axvline(0, color="0.6", lw=0.8)
+    for i, name in enumerate(names):
+        pair = results.sel(compared=name)
+        pairs = final.sel(condition=name) - final.sel(condition=first)
+        axes.plot(pairs, np.full(len(pairs), i), "o", color="0.5", ms=4, mfc="none")
+        axes.plot([pair.interval_low, pair.interval_high], [i, i], "k-", lw=2)
+        axes.plot(pair.difference, i, "ks", ms=6)
+    axes.set_yticks(range(len(names)), [f"{name} − {_word(first)}" for name in names])
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("difference of the final test accuracy [points]")
+    handles = [
+        axes.patches[0],
+        Line2D([], [], color="0.5", ls="", marker="o", mfc="none", label="one seed"),
+        Line2D([], [], color="k", marker="s", label="mean and 95 % interval"),
+    ]
+    style.legend_below(figure, handles)
+    step = json.loads(results.attrs["config"])["step"]
+    figure.suptitle(
+        f"Training with schemes of step {step:g} $\\tau$ (paper: {PAPER[0]:g}), paired over seeds"
+    )
+    return figure
+
+
+def _word(name: str) -> str:
+    return "ODE" if name == "exact" else name
+
+
+FIGURES = {"weights": weights, "errors": errors, "to_backprop": to_backprop, "training": training}
+
+if __name__ == "__main__":
+    main("euler_equivalence", draw, __doc__)

@@ -1,0 +1,284 @@
+"""How equivalent is the paper's Euler scheme to the ODE that it stands for?
+
+Three answers: the weights that each scheme gives to pulled-back errors, as distributions; errors of
+the state and of the gradient, predicted by the closed form and measured by stepping, on a network
+before and while it learns; and whether training differs, paired over seeds.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import ardyn
+from ardyn import ClosedForm, Fixed, InputError, Sweep
+from ardyn.errors import check_choice, check_positive
+from ardyn.gradients import block_gradients, parameter_gradients
+from ardyn.models import IMAGES
+from ardyn.propagator import Scheme, propagator
+from ardyn.relaxation import Solver
+from plots.euler_equivalence import draw
+from studies import data, training_results
+from studies.checkpoints import Checkpoints
+from studies.command_line import both_sets, main
+from studies.equivalence_test import equivalence
+from studies.runs import RunFolder
+from studies.training import Condition, Make, Sets, Training, check_hidden, learn, learner
+from studies.training_results import described
+
+SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
+PAPER = (0.1, 100)
+"""Step and iterations of the paper."""
+CHAIN = 400
+"""Units of the chain on which weights are compared: longer than errors travel in ``LONGEST``."""
+LONGEST = 200.0
+
+
+@dataclass(frozen=True)
+class Config(Training):
+    """What is compared, and how; times are in units of τ."""
+
+    schemes: tuple[str, ...] = SCHEMES
+    """Schemes to compare with the ODE: one-step methods of torchdiffeq, and sweep, the authors'."""
+    steps: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 1.95)
+    """Steps h in units of τ."""
+    iterations: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+    """Numbers of steps n; a relaxation lasts n h."""
+    stages: tuple[int, ...] = (0, 1, 5)
+    """Epochs of training after which states and gradients are compared."""
+    trained_with: tuple[str, ...] = ("exact", "euler", "sweep")
+    """Schemes to train with, at the configuration's step; the others are paired with the first."""
+    margin: float = 0.5
+    """Margin of the equivalence test, in points of test accuracy."""
+    hidden: tuple[int, ...] = (300, 300, 100)
+    """Neurons of the hidden layers (paper: 300 300 100)."""
+    probe_size: int = 64
+    """Training samples on which states and gradients are compared."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_hidden(self.hidden)
+        for name in ("schemes", "steps", "iterations", "stages", "trained_with"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(
+                    f"{name.replace('_', '-')} needs one or more different values, got "
+                    f"{list(values)}; give each once"
+                )
+        for name in self.schemes:
+            check_choice("scheme", name, SCHEMES)
+        for name in self.trained_with:
+            check_choice("scheme to train with", name, ("exact", *SCHEMES))
+        for value in (*self.steps, *self.iterations):
+            check_positive("a step or a number of iterations", value)
+        for name in ("margin", "probe_size"):
+            check_positive(name.replace("_", "-"), getattr(self, name))
+        if min(self.stages) < 0 or max(self.stages) > self.epochs:
+            raise InputError(
+                f"stages must lie in 0 … {self.epochs}, the epochs, got {list(self.stages)}; use "
+                f"such as 0 1"
+            )
+
+
+def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+    """Compare weights, states and gradients, and training.
+
+    Raises:
+        InputError: a setting that cannot be used; nothing has been computed by then.
+        DivergenceError: the numbers were lost in some epoch and batch.
+    """
+    channels, side, classes = IMAGES[config.dataset]
+
+    def make(generator: torch.Generator) -> nn.Module:
+        return ardyn.mlp([channels * side**2, *config.hidden, classes], generator=generator)
+
+    conditions = {
+        name: Condition("ODE" if name == "exact" else name, scheme=name)
+        for name in config.trained_with
+    }
+    checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
+    trained = learn(config, conditions, make, sets, checkpoints)
+    found = xr.merge(
+        [
+            trained,
+            equivalence(trained.accuracy.isel(epoch=-1), config.margin),
+            weights(config),
+            _stages(config, make, sets),
+        ],
+        join="exact",
+    )
+    return described(found, "euler_equivalence", config, conditions, sets.checksum)
+
+
+def scheme_named(name: str, step: float) -> Fixed | Sweep:
+    """A scheme that has a closed form."""
+    solver = ardyn.solver_named(name, step)
+    assert isinstance(solver, (Fixed, Sweep))
+    return solver
+
+
+def weights(config: Config) -> xr.Dataset:
+    """How far a scheme's weights are from the ODE's, which are Poisson(t / τ), at the same time.
+
+    Returns:
+        "distance": ½ Σ_k |P_k(scheme) − P_k(ODE)|, the total variation, [scheme, step, iterations];
+        "weight": P_k at the paper's step and number of iterations, [weighted_by, lag].
+    """
+    grid: dict[str, list[Any]] = {"scheme": list(config.schemes), "step": list(config.steps)}
+    rows = _empty({**grid, "iterations": list(config.iterations)})
+    for name, step, n in itertools.product(config.schemes, config.steps, config.iterations):
+        if n * step <= LONGEST and _is_stable(name, step):
+            rows.loc[name, step, n] = total_variation(scheme_named(name, step), n * step)
+    step, n = PAPER
+    at_paper = {"exact": _weights(None, step * n)} | {
+        name: _weights(scheme_named(name, step), step * n) for name in config.schemes
+    }
+    lags = 31
+    return xr.Dataset(
+        {
+            "distance": rows,
+            "weight": (
+                ("weighted_by", "lag"),
+                torch.stack([each[:lags] for each in at_paper.values()]).numpy(),
+            ),
+        },
+        {"weighted_by": list(at_paper), "lag": range(lags)},
+    )
+
+
+def total_variation(scheme: Scheme, time: float) -> float:
+    """½ Σ_k |P_k(scheme) − P_k(ODE)|; for Euler's scheme at most h / τ (Le Cam)."""
+    return float((_weights(scheme, time) - _weights(None, time)).abs().sum() / 2)
+
+
+def _weights(scheme: Scheme, time: float) -> Tensor:
+    """P_k: the weight of an error that comes from k units further up, one τ, [k]."""
+    return propagator(scheme, (1.0,) * CHAIN, torch.tensor([time], dtype=torch.float64))[0, 0]
+
+
+def _is_stable(name: str, step: float) -> bool:
+    return scheme_named(name, step).growth(step) < 1
+
+
+def _stages(config: Config, make: Make, sets: Sets) -> xr.Dataset:
+    """Errors on the first seed's network, before and while it learns by the first scheme."""
+    alone = replace(config, seeds=config.seeds[:1])
+    first = Condition("stages", scheme=config.trained_with[0])
+    student = learner(alone, first, make)
+    train = sets.to(torch.device(config.device)).train
+    rows = []
+    with tqdm(total=len(config.stages), desc="stages", unit="stage") as progress:
+        for epoch in range(max(config.stages) + 1):
+            for batch in ardyn.batches(len(train.inputs), config.batch_size, alone.seeds, epoch):
+                if epoch:
+                    student.step(train.inputs[batch], train.targets[batch])
+            if epoch in config.stages:
+                rows.append(errors(config, ardyn.member(student.model, 0), train))
+                progress.update()
+    return xr.concat(rows, pd.Index(sorted(config.stages), name="stage"))
+
+
+def errors(config: Config, model: nn.Module, train: data.Data) -> xr.Dataset:
+    """How far schemes leave a network's state and gradients from the ODE's, and from backprop's.
+
+    Returns:
+        "state_error", "gradient_error": ‖· − ·_ODE‖ / ‖·_ODE‖ after the duration, of the worst
+        layer, and of all weights and biases together, [how, scheme, step], predicted by the closed
+        form and measured by stepping; "bp_error": the gradients' distance to backprop's, likewise
+        relative, predicted, [scheme, step, iterations].
+    """
+    model = model.double()
+    x, t = (each[: config.probe_size].double() for each in (train.inputs, train.targets))
+    sim = ardyn.Relaxation(model, x, t, config.loss, ardyn.Rule(output=config.output))
+    exact = _final(sim, ClosedForm(), config.duration)
+    ardyn.backprop(model, x, t, config.loss)
+    backprop = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    grid: dict[str, list[Any]] = {"scheme": list(config.schemes), "step": list(config.steps)}
+    both = {"how": ["predicted", "measured"], **grid}
+    many = {**grid, "iterations": list(config.iterations)}
+    found = xr.Dataset(
+        {
+            "state_error": _empty(both),
+            "gradient_error": _empty(both),
+            "bp_error": _empty(many),
+        }
+    )
+    for name, step in itertools.product(config.schemes, config.steps):
+        scheme = scheme_named(name, step)
+        if not _is_stable(name, step):
+            continue
+        for how, solver in (("predicted", ClosedForm(scheme)), ("measured", scheme)):
+            state, gradients = _final(sim, solver, config.duration)
+            at = {"how": how, "scheme": name, "step": step}
+            found.state_error.loc[at] = max(_relative(state[u], exact[0][u]) for u in state)
+            found.gradient_error.loc[at] = _distance(gradients, exact[1])
+        for n in config.iterations:
+            if n * step <= LONGEST:
+                _, gradients = _final(sim, ClosedForm(scheme), n * step)
+                found.bp_error.loc[{"scheme": name, "step": step, "iterations": n}] = _distance(
+                    gradients, backprop
+                )
+    return found
+
+
+def _final(
+    sim: ardyn.Relaxation, solver: Solver, time: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Activities at that time, and the gradients that they teach."""
+    final = sim.solve([time], solver)
+    state = {unit: final[unit][-1] for unit in final.units}
+    return state, parameter_gradients(block_gradients(sim.dynamics, state, {}))
+
+
+def _distance(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
+    names = list(truth)
+    return _relative(*(torch.cat([x[name].flatten() for name in names]) for x in (found, truth)))
+
+
+def _relative(x: Tensor, truth: Tensor) -> float:
+    return float((x - truth).norm() / truth.norm())
+
+
+def _empty(coordinates: Mapping[str, list[Any]]) -> xr.DataArray:
+    sizes = [len(values) for values in coordinates.values()]
+    return xr.DataArray(np.full(sizes, np.nan), coordinates, list(coordinates))
+
+
+def summary(results: xr.Dataset) -> str:
+    """Distances at the paper's setting, accuracies, and their differences."""
+    lines = [training_results.summary(results), ""]
+    step, n = PAPER
+    if step in results.step and n in results.iterations:
+        lines.append(f"At the paper's step {step:g} and {n} iterations (t = {step * n:g} τ):")
+        last = results.isel(stage=-1).sel(step=step)
+        table = pd.DataFrame(
+            {
+                "total variation to the ODE": results.distance.sel(step=step, iterations=n),
+                "gradient to the ODE's": last.gradient_error.sel(how="measured"),
+                "gradient to backprop's": last.bp_error.sel(iterations=n),
+            },
+            index=pd.Index(results.scheme.values, name="scheme"),
+        )
+        lines += [table.to_string(float_format="{:.3g}".format), ""]
+    margin = json.loads(results.attrs["config"])["margin"]
+    for name in results.get("compared", xr.DataArray([])).values:
+        pair = results.sel(compared=name)
+        verdict = "equivalent" if pair.equivalence_p < 0.05 else "not shown to be equivalent"
+        lines.append(
+            f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} points "
+            f"[{float(pair.interval_low):+.3f}, {float(pair.interval_high):+.3f}], {verdict} "
+            f"within ±{margin:g} (p = {float(pair.equivalence_p):.2g})"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main("euler_equivalence", Config, run, summary, draw, __doc__, both_sets)

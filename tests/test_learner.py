@@ -1,0 +1,196 @@
+"""Training: the phasic scheme against loops written out, alone and side by side."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ardyn
+from ardyn import ClosedForm, InputError, Learner, Rule, Sweep
+from tests.problems import assert_same, difference, generator
+
+SIZES = [6, 7, 5, 4]
+STEP, SWEEPS, RATE = 0.1, 30, 0.05
+
+
+def images(samples: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+    g = generator(seed)
+    inputs = torch.rand(samples, SIZES[0], generator=g).double()
+    classes = torch.randint(SIZES[-1], (samples,), generator=g)
+    return inputs, torch.eye(SIZES[-1])[classes].double()
+
+
+def network(seed: int) -> torch.nn.Module:
+    return ardyn.mlp(SIZES, std=0.5, generator=generator(seed)).double()
+
+
+def learner(model: torch.nn.Module, rate: float = RATE, **settings: Any) -> Learner:
+    return Learner(model, torch.optim.SGD(model.parameters(), lr=rate), **settings)
+
+
+def written_out(W, b, x0, targets):
+    """One batch of the authors' scheme, by loops: sweeps from the top, the output error clamped.
+
+    f′ is taken at the true pre-activation, and biases have no batch dimension.
+    """
+    x, a = [x0], []
+    for layer, (weight, bias) in enumerate(zip(W, b, strict=True)):
+        a.append(x[-1] @ weight.T + bias)
+        x.append(np.tanh(a[-1]) if layer < len(W) - 1 else a[-1])
+    slope = [1 - np.tanh(each) ** 2 for each in a[:-1]] + [np.ones_like(a[-1])]
+    frozen = [each.copy() for each in x]
+    x[-1] = 2 * (x[-1] - targets)
+    for _ in range(SWEEPS):
+        for layer in reversed(range(1, len(W))):
+            x[layer] = x[layer] + STEP * (-x[layer] + (x[layer + 1] * slope[layer]) @ W[layer])
+    for layer in range(len(W)):
+        e = x[layer + 1] * slope[layer]
+        W[layer] = W[layer] - RATE * e.T @ frozen[layer]
+        b[layer] = b[layer] - RATE * e.sum(0)
+
+
+@pytest.mark.parametrize("solver", [Sweep(STEP), ClosedForm(Sweep(STEP))], ids=str)
+def test_fifty_batches_of_the_authors_scheme_are_those_of_loops(solver):
+    model = network(3)
+    W = [p.detach().numpy().copy() for n, p in model.named_parameters() if n.endswith("weight")]
+    b = [p.detach().numpy().copy() for n, p in model.named_parameters() if n.endswith("bias")]
+    inputs, targets = images()
+    student = learner(model, rule=Rule(output="clamped"), solver=solver, duration=SWEEPS * STEP)
+    rows = [r for epoch in range(1, 11) for r in ardyn.batches(40, 8, [3], epoch)]
+    assert len(rows) == 50
+    for batch in rows:
+        student.step(inputs[batch], targets[batch])
+        written_out(W, b, inputs[batch].numpy(), targets[batch].numpy())
+    found = [p.detach().numpy() for p in model.parameters()]
+    truth = [each for pair in zip(W, b, strict=True) for each in pair]
+    for mine, theirs in zip(found, truth, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["ar", "bp"])
+def test_a_seed_learns_the_same_alone_as_beside_others(method):
+    seeds, (inputs, targets) = [0, 5, 2], images()
+
+    def train(chosen: list[int]) -> torch.nn.Module:
+        model = ardyn.ensemble([network(seed) for seed in chosen])
+        student = learner(model, method=method)
+        for epoch in (1, 2):
+            for batch in ardyn.batches(40, 16, chosen, epoch):
+                student.step(inputs[batch], targets[batch])
+        return model
+
+    together = train(seeds)
+    for number, seed in enumerate(seeds):
+        alone = ardyn.member(train([seed]), 0).state_dict()
+        assert_same(ardyn.member(together, number).state_dict(), alone, 1e-12)
+    assert (
+        difference(
+            ardyn.member(together, 0).state_dict()["fc1.weight"],
+            network(0).state_dict()["fc1.weight"],
+        )
+        > 1e-2
+    )
+
+
+def test_backprop_in_the_same_loop_is_backprop():
+    inputs, targets = images()
+    model, twin = network(1), network(1)
+    student = learner(model, method="bp")
+    value = student.step(inputs, targets)
+    loss = (twin(inputs) - targets).square().sum()
+    loss.backward()
+    with torch.no_grad():
+        for p in twin.parameters():
+            assert p.grad is not None
+            p.sub_(RATE * p.grad)
+    assert difference(value, loss.detach()) < 1e-15
+    assert_same(model.state_dict(), twin.state_dict(), 1e-14)
+    relaxed = network(1)
+    learner(relaxed, duration=100.0).step(inputs, targets)
+    assert_same(relaxed.state_dict(), twin.state_dict(), 1e-12)
+
+
+def test_learned_feedback_takes_the_transpose_of_what_the_weights_take():
+    inputs, targets = images()
+    model = network(1)
+    psi = ardyn.random_feedback(model, std=0.5, generator=generator(4))
+    before = {n: x.clone() for n, x in {**model.state_dict(), **psi}.items()}
+    student = Learner(
+        model,
+        torch.optim.SGD([*model.parameters(), *psi.values()], lr=RATE),
+        rule=Rule(feedback="learned"),
+        feedback=psi,
+    )
+    student.step(inputs, targets)
+    for name, x in psi.items():
+        weights = f"{name}.weight"
+        change = model.state_dict()[weights] - before[weights]
+        assert difference(x - before[name], change.T) < 1e-12
+        assert change.abs().max() > 1e-4
+
+
+def test_what_is_restored_goes_on_as_what_was_saved():
+    inputs, targets = images()
+
+    def make() -> Learner:
+        model = network(1)
+        psi = ardyn.random_feedback(model, generator=generator(4))
+        optimiser = torch.optim.SGD([*model.parameters(), *psi.values()], lr=0.01, momentum=0.9)
+        return Learner(model, optimiser, rule=Rule(feedback="learned"), feedback=psi)
+
+    one = make()
+    for _ in range(3):
+        one.step(inputs, targets)
+    file = io.BytesIO()
+    torch.save(one.state(), file)
+    file.seek(0)
+    other = make()
+    other.restore(torch.load(file, weights_only=True))
+    for each in (one, other):
+        each.step(inputs, targets)
+    assert_same(other.model.state_dict(), one.model.state_dict(), 0.0)
+    assert_same(dict(other.feedback or {}), dict(one.feedback or {}), 0.0)
+
+
+def test_every_epoch_shows_every_sample_once_to_every_seed():
+    for epoch in (1, 2):
+        rows = [r.view(2, -1) for r in ardyn.batches(10, 4, [0, 1], epoch)]
+        assert [each.shape[1] for each in rows] == [4, 4, 2]
+        for order in torch.cat(rows, dim=1):
+            assert sorted(order.tolist()) == list(range(10))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seeds: list[int], epoch: int) -> Tensor:
+        return torch.cat([r.view(len(seeds), -1) for r in ardyn.batches(30, 7, seeds, epoch)], 1)
+
+    both = order([4, 9], 1)
+    assert torch.equal(both[1:], order([9], 1))
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(both, order([4, 9], 2))
+
+
+@pytest.mark.parametrize("size", [0, 41])
+def test_a_batch_larger_than_the_set_is_refused(size):
+    with pytest.raises(InputError, match=f"batch size {size} must lie in 1 … 40"):
+        next(ardyn.batches(40, size, [0], 1))
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(InputError, match="unknown method 'pb': choose one of ar, bp"):
+        learner(network(0), method="pb")
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_evaluation_is_that_of_each_member(chunk):
+    inputs, targets = images()
+    models = [network(seed) for seed in (0, 1, 2)]
+    loss, accuracy = ardyn.evaluate(ardyn.ensemble(models), inputs, targets, chunk=chunk)
+    for i, model in enumerate(models):
+        y = model(inputs).detach()
+        assert difference(loss[i], (y - targets).square().sum() / 40) < 1e-12
+        assert float(accuracy[i]) == float((y.argmax(1) == targets.argmax(1)).double().mean())
+    assert len(set(accuracy.tolist())) > 1

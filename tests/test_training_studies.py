@@ -1,0 +1,298 @@
+"""The studies that train, as a user runs them: what they change, keep, resume and refuse."""
+
+import contextlib
+import json
+import re
+import runpy
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ardyn import DivergenceError, InputError
+from plots import finished
+from plots.euler_equivalence import draw
+from plots.learning_curves import table
+from studies import data, euler_equivalence, feedback, frozen_pass, scalability
+from studies.checkpoints import Checkpoints
+from studies.runs import RunFolder
+from studies.training import Sets
+
+ROOT = Path(__file__).parent.parent
+FLAGS = ["--hidden", "12", "10", "--epochs", "3", "--seeds", "0", "1", "--learning-rate", "0.002"]
+SMALL = frozen_pass.Config(hidden=(12, 10), epochs=2, seeds=(0, 1), learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Sets:
+    """A sixth of the digits."""
+    train, test = data.train_and_test("digits", torch.float32)
+    few = replace(train, inputs=train.inputs[:250], targets=train.targets[:250])
+    return Sets(few, test)
+
+
+def run(config: Any, sets: Sets, tmp_path: Path, module: Any = frozen_pass) -> xr.Dataset:
+    results: xr.Dataset = module.run(config, sets, RunFolder(tmp_path))
+    return results
+
+
+@pytest.fixture
+def study(monkeypatch, capsys):
+    """The command line, in this process: exit status, and all that was printed, boxes removed."""
+
+    def command(name: str, *flags: object, out: Path) -> tuple[int, str]:
+        argv = [f"{name}.py", *map(str, flags), "--out", str(out)]
+        monkeypatch.setattr("sys.argv", argv)
+        try:
+            runpy.run_path(str(ROOT / f"studies/{name}.py"), run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, re.sub(r"[│\s]+", " ", captured.err + captured.out)
+
+    return command
+
+
+def numbers(folder: Path) -> xr.Dataset:
+    """What a run measured, wherever its data came from."""
+    (found,) = folder.glob("*/*/results.nc")
+    return xr.load_dataset(found, engine="h5netcdf").drop_attrs()
+
+
+def test_the_frozen_pass_study_tells_the_conditions_apart(digits, tmp_path):
+    quick = replace(SMALL, nonlinear_scheme="sweep", nonlinear_step=1.0)
+    config = replace(quick, hidden=(30, 20), epochs=12, batch_size=8)
+    results = run(config, digits, tmp_path)
+    final = results.accuracy.isel(epoch=-1).mean("seed")
+    for name in ("ar", "a", "b", "a+b"):
+        assert abs(float(final.sel(condition=name) - final.sel(condition="bp"))) < 6
+        assert float(final.sel(condition=name)) > 60
+    assert float(final.sel(condition="c")) < float(final.sel(condition="ar")) - 20
+    assert results.accuracy.dims == ("condition", "epoch", "seed")
+    losses = {name: results.test_loss.sel(condition=name).values[-1] for name in ("bp", "ar")}
+    np.testing.assert_allclose(losses["ar"], losses["bp"], rtol=0.02)
+    last = [
+        results.test_loss.sel(condition=name).values[-1, 0] for name in results.condition.values
+    ]
+    assert len(set(last)) == len(last)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.02},
+        {"batch_size": 32},
+        {"loss": "mse"},
+        {"scheme": "euler"},
+        {"scheme": "euler", "step": 0.3},
+        {"nonlinear_scheme": "euler", "nonlinear_step": 0.5},
+        {"duration": 3.0},
+        {"output": "clamped"},
+        {"hidden": (9, 10)},
+        {"seeds": (0, 2)},
+    ],
+    ids=str,
+)
+def test_every_setting_changes_the_results(change, digits, tmp_path):
+    config = replace(SMALL, conditions=("ar", "a"), epochs=1)
+    if change.get("step"):
+        config = replace(config, scheme="euler")
+    before = run(config, digits, tmp_path / "1").test_loss
+    after = run(replace(config, **change), digits, tmp_path / "2").test_loss
+    assert not np.array_equal(before.isel(epoch=-1).values, after.isel(epoch=-1).values)
+
+
+def test_the_scalability_study_trains_in_every_condition(digits, tmp_path):
+    config = scalability.Config(
+        conditions=tuple(scalability.CONDITIONS), epochs=1, seeds=(3,), variant="code"
+    )
+    few = replace(digits.train, inputs=digits.train.inputs[:64], targets=digits.train.targets[:64])
+    results = run(config, replace(digits, train=few), tmp_path, scalability)
+    losses = results.test_loss.isel(epoch=-1, seed=0).values
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == len(losses)
+
+
+def test_angles_start_at_right_ones_and_learned_feedback_aligns(digits, tmp_path):
+    config = feedback.Config(hidden=(20, 15), epochs=3, learning_rate=0.01, probe_size=100)
+    results = run(config, digits, tmp_path, feedback)
+    angle = results.feedback_angle.mean("seed")
+    top = angle.sel(layer="fc3")
+    assert abs(float(top.sel(condition="learned").isel(epoch=0)) - 90) < 15
+    assert float(top.sel(condition="learned").isel(epoch=-1)) < 75
+    assert float(top.sel(condition="learned").isel(epoch=-1)) < float(
+        top.sel(condition="fixed").isel(epoch=-1)
+    )
+    assert float(angle.sel(condition="transpose", layer="fc3").max()) < 1e-3
+    assert np.isnan(angle.sel(layer="fc1")).all()
+    gradient = results.gradient_angle.mean("seed")
+    assert float(gradient.sel(layer="fc3").max()) < 1
+    assert float(gradient.sel(condition="transpose", layer="fc1").max()) < 10
+    assert float(gradient.sel(condition="fixed", layer="fc1").isel(epoch=0)) > 45
+
+
+def test_a_run_is_kept_with_its_table_and_figures(study, tmp_path):
+    status, told = study("frozen_pass", *FLAGS, "--conditions", "bp", "c", out=tmp_path)
+    assert status == 0, told
+    assert "Test accuracy on digits after 3 epochs" in told
+    (folder,) = tmp_path.glob("frozen_pass/*")
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        *("config.json", "results.nc", "manifest.json", "DONE", "table.csv"),
+        *("accuracy.png", "accuracy.pdf", "checkpoints"),
+    }
+    results = finished.results(folder, "frozen_pass")
+    assert results.accuracy.attrs["units"] == "%"
+    assert json.loads((folder / "manifest.json").read_text())["seeds"] == [0, 1]
+    rows = (folder / "table.csv").read_text().splitlines()
+    assert rows[0].startswith("condition,test accuracy [%],standard error")
+    assert rows[1].startswith("backprop,")
+    _, again = study("frozen_pass", *FLAGS, "--conditions", "bp", "c", out=tmp_path)
+    assert "Already computed" in again
+
+
+def test_runs_of_several_conditions_are_drawn_together(tmp_path, digits):
+    runs = []
+    for names, seeds in ((("bp", "ar"), (0, 1)), (("c",), (0,))):
+        config = replace(SMALL, conditions=names, seeds=seeds, epochs=1)
+        runs.append(run(config, digits, tmp_path / names[0]))
+    together = finished.together(runs)
+    assert table(together)["seeds"].tolist() == [2, 2, 1]
+    first = runs[0].accuracy.isel(epoch=-1).mean("seed")
+    assert table(together)["test accuracy [%]"].iloc[0] == pytest.approx(float(first[0]))
+    with pytest.raises(InputError, match="each with conditions of its own"):
+        finished.together([runs[0], runs[0]])
+
+
+KILLS = 2
+"""Moments at which the run is killed; the numbers must not depend on them."""
+
+
+def test_a_run_that_was_killed_ends_with_the_numbers_of_one_that_was_not(tmp_path):
+    flags = [*FLAGS, "--conditions", "ar", "b", "--no-plot"]
+    command = [sys.executable, str(ROOT / "studies/frozen_pass.py"), *flags]
+    start = time.monotonic()
+    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
+    took = time.monotonic() - start
+    killed = [*command, "--resume", "--out", tmp_path / "killed"]
+    for moment in np.random.default_rng(0).uniform(0.3, 1.0, KILLS):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # At the end of the time the process is killed by SIGKILL.
+            subprocess.run(killed, timeout=moment * took, capture_output=True, check=False)
+    subprocess.run(killed, check=True, capture_output=True)
+    xr.testing.assert_identical(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
+
+
+def test_a_run_that_was_stopped_is_not_started_over_unasked(study, tmp_path):
+    flags = [*FLAGS, "--conditions", "ar", "--no-plot"]
+    assert study("frozen_pass", *flags, out=tmp_path)[0] == 0
+    (folder,) = tmp_path.glob("frozen_pass/*")
+    (folder / "results.nc").unlink()
+    status, told = study("frozen_pass", *flags, out=tmp_path)
+    assert status == 2
+    assert "go on from them with --resume, or start over with --overwrite" in told
+    assert study("frozen_pass", *flags, "--resume", out=tmp_path)[0] == 0
+
+
+def test_a_learning_rate_that_diverges_says_when_and_keeps_the_checkpoint(digits, tmp_path):
+    config = replace(SMALL, conditions=("ar",), learning_rate=0.5, epochs=6)
+    with pytest.raises(DivergenceError, match=r"'ar' was lost in epoch \d, batch \d+.*below 0.5"):
+        run(config, digits, tmp_path)
+    steady = replace(SMALL, conditions=("ar",), epochs=2)
+    run(steady, digits, tmp_path / "steady")
+    checkpoints = Checkpoints.of(tmp_path / "steady", steady, digits.checksum)
+    found = checkpoints.load("ar")
+    assert found is not None
+    assert found["epoch"] == 2
+
+
+def test_a_checkpoint_of_another_configuration_or_broken_is_refused(digits, tmp_path):
+    config = replace(SMALL, conditions=("ar",), epochs=1)
+    run(config, digits, tmp_path)
+    with pytest.raises(InputError, match="belongs to another configuration or to other data"):
+        run(replace(config, epochs=2), digits, tmp_path)
+    path = tmp_path / "checkpoints/ar.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot read the checkpoint .*over with --overwrite"):
+        run(config, digits, tmp_path)
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, "me")
+    checkpoints.save("ar", {"epoch": 1})
+
+    def full(state: object, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="No space left on device.*make room, then.*--resume"):
+        checkpoints.save("ar", {"epoch": 2})
+    assert checkpoints.load("ar") == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["ar.pt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("frozen_pass", ["--conditions", "bq"], "unknown condition 'bq': did you mean 'b"),
+        ("frozen_pass", ["--conditions", "bp", "bp"], "one or more different names"),
+        ("frozen_pass", ["--batch-size", "5000"], "batch size 5000 must lie in 1 … 1498"),
+        ("frozen_pass", ["--learning-rate", "-1"], "learning-rate must be positive and finite"),
+        ("frozen_pass", ["--epochs", "0"], "epochs must be positive"),
+        ("frozen_pass", ["--seeds", "1", "1"], "seeds must be one or more different numbers"),
+        ("frozen_pass", ["--scheme", "exat"], "unknown scheme 'exat': did you mean 'exact'"),
+        ("frozen_pass", ["--nonlinear-scheme", "exact"], "needs a frozen or dropped relaxation"),
+        ("frozen_pass", ["--step", "2.5", "--scheme", "euler"], "unstable from h/τ"),
+        ("frozen_pass", ["--hidden", "0"], "hidden must be positive numbers, got"),
+        ("feedback", ["--probe-size", "0"], "probe-size must be positive"),
+        ("scalability", ["--conditions", "psy"], "unknown condition 'psy': did you mean 'psi"),
+        ("euler_equivalence", ["--stages", "99"], "stages must lie in 0 … 30"),
+        ("euler_equivalence", ["--schemes", "dopri5"], "unknown scheme 'dopri5'"),
+        ("euler_equivalence", ["--steps", "-0.1"], "must be positive and finite"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(study, name, flags, words, tmp_path):
+    status, told = study(name, *flags, out=tmp_path)
+    assert status == 2
+    assert words in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_equivalence_study_runs_and_predicts_what_it_measures(digits, tmp_path):
+    config = euler_equivalence.Config(
+        hidden=(8, 6),
+        epochs=1,
+        seeds=(0, 1, 2),
+        stages=(0, 1),
+        steps=(0.1, 0.4),
+        iterations=(10, 100),
+        learning_rate=0.01,
+    )
+    results = run(config, digits, tmp_path, euler_equivalence)
+    for name in ("state_error", "gradient_error"):
+        predicted, measured = (results[name].sel(how=how) for how in ("predicted", "measured"))
+        np.testing.assert_allclose(predicted, measured, rtol=1e-3, atol=1e-9)
+        assert results[name].notnull().all()
+    order = np.log(results.state_error.sel(how="predicted", step=0.4)) - np.log(
+        results.state_error.sel(how="predicted", step=0.1)
+    )
+    for name, least in {"euler": 0.5, "midpoint": 1.8, "rk4": 3.5}.items():
+        assert float(order.sel(scheme=name).min()) / np.log(4) > least
+    assert float(results.bp_error.sel(scheme="rk4", step=0.1, iterations=100).max()) < 0.1
+    assert float(results.bp_error.sel(scheme="rk4", step=0.1, iterations=10).min()) > 0.3
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    drawn = draw(results, folder)
+    assert {path.stem for path in drawn} == {
+        *("accuracy", "table", "weights", "errors", "to_backprop", "training")
+    }
+    assert "total variation to the ODE" in euler_equivalence.summary(results)
