@@ -1,6 +1,6 @@
 """What a Relaxation refuses, before any work starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -139,6 +139,19 @@ def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> Non
                 f"the rule for {pattern!r} asks for {what}, but none of its blocks "
                 f"({', '.join(each.name for each in blocks)}) is or has {without}; drop it there"
             )
+
+
+def check_tau_trace(tau_trace: float | None, rules: Iterable[Rule]) -> None:
+    """Raise InputError unless τ_z is there exactly where a Rule remembers activities."""
+    if any(each.update_activity == "trace" for each in rules):
+        if tau_trace is None:
+            raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
+        check_positive("tau_trace", tau_trace)
+    elif tau_trace is not None:
+        raise InputError(
+            f"tau_trace = {tau_trace} was passed, but no Rule remembers activities; drop it, or "
+            f"use Rule(update_activity='trace')"
+        )
 
 
 def checked_feedback(

@@ -61,17 +61,17 @@ def loss_gradient(
     Raises:
         InputError: targets that don't fit the output, or a loss that isn't one finite number.
     """
-    for name, value in outputs.items():
-        if not value.isfinite().all():
-            raise InputError(
-                f"the feed-forward pass left the finite numbers by unit '{name}'; scale the inputs "
-                f"or the weights down"
-            )
     with torch.enable_grad():
         x = {name: value.detach().requires_grad_() for name, value in outputs.items()}
         value = _value(loss, returning(x), target)
         drive = torch.autograd.grad(value, tuple(x.values()), materialize_grads=True)
     if not all(each.isfinite().all() for each in drive):
+        for name, each in outputs.items():
+            if not each.isfinite().all():
+                raise InputError(
+                    f"the feed-forward pass left the finite numbers by unit '{name}'; scale the "
+                    f"inputs or the weights down"
+                )
         raise InputError(
             f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
             f"infinity in the targets"

@@ -1,7 +1,9 @@
 """Relaxation: one batch, one network, one rule, ready to be solved."""
 
+import copy
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +18,7 @@ from ardyn.checks import (
     check_matching,
     check_rules_matter,
     check_stable,
+    check_tau_trace,
     check_tolerance,
     checked_feedback,
     numbered,
@@ -25,7 +28,7 @@ from ardyn.closed_form import ClosedForm, check_linear
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
 from ardyn.dynamics import Dynamics
-from ardyn.errors import InputError, check_positive
+from ardyn.errors import InputError
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
@@ -33,7 +36,7 @@ from ardyn.network import Units
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.sweep import Sweep
-from ardyn.trace import feed_forward
+from ardyn.trace import Trace, feed_forward
 from ardyn.trajectory import Trajectory, choose_reference
 
 Solver = Adaptive | Fixed | Sweep | ClosedForm
@@ -83,44 +86,58 @@ class Relaxation:
         tau_trace: float | None = None,
         units: Units = "block",
     ) -> None:
-        self.model, self.targets, self.loss = model, targets, loss
-        self.inputs = as_inputs(inputs)
+        self.model, self.loss = model, loss
+        self.inputs, self.targets = as_inputs(inputs), targets
         named = named_parameters(model)
         check_differentiable(named, self.inputs, targets)
-        parameters = {name: p.detach() for name, p in named.items()}
-        check_matching(parameters, self.inputs)
-        check_finite({f"parameter '{name}'": p for name, p in parameters.items()})
-        check_finite(numbered("inputs", self.inputs))
+        self._parameters = {name: p.detach() for name, p in named.items()}
+        check_matching(self._parameters, self.inputs)
+        check_finite({f"parameter '{name}'": p for name, p in self._parameters.items()})
         self.network = trace_network(model, self.inputs, units)
-        in_use = (*named.values(), *model.buffers(), *self.inputs, *tensors_in(targets))
-        self._versions = [(tensor, tensor._version) for tensor in in_use]
         rules = rule_of_each_block(rule, tuple(self.network.block))
         check_rules_matter(self.network, rule)
+        check_tau_trace(tau_trace, rules.values())
         is_clamped = next(iter(rules.values())).output == "clamped"
-        network = self.network.clamped if is_clamped else self.network
-        with torch.no_grad():
-            trace = feed_forward(network, model, parameters, self.inputs)
-        outputs = {name: trace.activity[name] for name in network.outputs}
-        self.loss_value, drive = loss_gradient(loss, outputs, trace.returning, targets)
-        if any(each.update_activity == "trace" for each in rules.values()):
-            if tau_trace is None:
-                raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
-            check_positive("tau_trace", tau_trace)
-        elif tau_trace is not None:
-            raise InputError(
-                f"tau_trace = {tau_trace} was passed, but no Rule remembers activities; drop it, "
-                f"or use Rule(update_activity='trace')"
-            )
-        if not network.units:
+        self._relaxing = self.network.clamped if is_clamped else self.network
+        if not self._relaxing.units:
             raise InputError("no unit relaxes: one block and a clamped output; let it relax")
-        self.dynamics = Dynamics(
-            trace=trace,
-            drive=drive,
-            rules=rules,
-            feedback=checked_feedback(network, parameters, rules, feedback or {}),
-            tau=tau_of_each(tau, network.units),
-            tau_trace=tau_trace,
-        )
+        self._feedback = feedback or {}
+        psi = checked_feedback(self._relaxing, self._parameters, rules, self._feedback)
+        time_constants = tau_of_each(tau, self._relaxing.units)
+        trace, drive = self._feed_forward()
+        self.dynamics = Dynamics(trace, drive, rules, psi, time_constants, tau_trace)
+
+    def again(self, inputs: Tensor | Sequence[Tensor], targets: Any) -> "Relaxation":
+        """The same on another batch of the same shape, with the weights as they are now.
+
+        For training: what doesn't change from batch to batch is not looked at again.
+
+        Raises:
+            InputError: inputs or targets that hold NaN or infinity, or targets that don't fit.
+        """
+        other = copy.copy(self)
+        for name in ("gradients", "equilibrium"):
+            other.__dict__.pop(name, None)
+        other.inputs, other.targets = as_inputs(inputs), targets
+        trace, drive = other._feed_forward()
+        psi = {
+            block: self._feedback[block].detach().to(old)
+            for block, old in self.dynamics.feedback.items()
+        }
+        other.dynamics = replace(self.dynamics, trace=trace, drive=drive, feedback=psi)
+        return other
+
+    def _feed_forward(self) -> tuple[Trace, dict[str, Tensor]]:
+        """The frozen pass, and the loss gradients at its outputs."""
+        check_finite(numbered("inputs", self.inputs))
+        buffers = self.model.buffers()
+        in_use = (*self._parameters.values(), *buffers, *self.inputs, *tensors_in(self.targets))
+        self._versions = [(tensor, tensor._version) for tensor in in_use]
+        with torch.no_grad():
+            trace = feed_forward(self._relaxing, self.model, self._parameters, self.inputs)
+        outputs = {name: trace.activity[name] for name in self._relaxing.outputs}
+        self.loss_value, drive = loss_gradient(self.loss, outputs, trace.returning, self.targets)
+        return trace, drive
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:

@@ -50,6 +50,14 @@ def backward(
     """
     check_positive("duration", duration, such_as=10)
     sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback, tau_trace, units)
+    _relax_and_accumulate(sim, duration, solver, feedback or {})
+    return sim.loss_value
+
+
+def _relax_and_accumulate(
+    sim: Relaxation, duration: float, solver: Solver, feedback: Mapping[str, Tensor]
+) -> None:
+    model = sim.model
     final = sim.solve([duration], solver)
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
@@ -64,8 +72,7 @@ def backward(
     for name, parameter in learning.items():
         _accumulate(parameter, gradients[name])
     for block, gradient in learned.items():
-        _accumulate((feedback or {})[block], gradient)
-    return sim.loss_value
+        _accumulate(feedback[block], gradient)
 
 
 def backprop(model: nn.Module, inputs: Tensor, targets: Any, loss: Loss = "sse") -> Tensor:
@@ -93,7 +100,8 @@ class Learner:
         optimiser: any of torch's, over the model's parameters, and over ψ where it is learned.
         method: "ar", or "bp" for backprop by autograd.
 
-    The others are those of ``backward``; a Rule means nothing to backprop.
+    The others are those of ``backward``; a Rule means nothing to backprop. While it learns, the
+    model's parameters change in place, and nothing else of it.
     """
 
     model: nn.Module
@@ -105,8 +113,10 @@ class Learner:
     duration: float = 10.0
     solver: Solver = field(default_factory=ClosedForm)
     feedback: Mapping[str, Tensor] | None = None
+    _made: dict[object, Relaxation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_positive("duration", self.duration, such_as=10)
         check_choice("method", self.method, get_args(Method))
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -124,17 +134,19 @@ class Learner:
         self.optimiser.zero_grad()
         if self.method == "bp":
             return backprop(self.model, inputs, targets, self.loss)
-        return backward(
-            self.model,
-            inputs,
-            targets,
-            self.loss,
-            self.rule,
-            self.tau,
-            self.duration,
-            self.solver,
-            self.feedback,
-        )
+        sim = self._relaxation(inputs, targets)
+        _relax_and_accumulate(sim, self.duration, self.solver, self.feedback or {})
+        return sim.loss_value
+
+    def _relaxation(self, inputs: Tensor, targets: Tensor) -> Relaxation:
+        """Made once for each shape of a batch; what stays the same is not checked every time."""
+        shape, settings = (inputs.shape, targets.shape), (self.loss, self.rule, self.tau)
+        if shape in self._made:
+            sim = self._made[shape].again(inputs, targets)
+        else:
+            sim = Relaxation(self.model, inputs, targets, *settings, feedback=self.feedback)
+        self._made[shape] = sim
+        return sim
 
     def state(self) -> dict[str, Any]:
         """Everything that learning changes, to go on from later."""
