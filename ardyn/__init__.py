@@ -13,6 +13,7 @@ from ardyn.ensemble import ensemble, ensemble_size, member
 from ardyn.errors import ArdynError, DivergenceError, InputError
 from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
 from ardyn.models import cnn, mlp, random_feedback
+from ardyn.plasticity import Plasticity
 from ardyn.relaxation import Relaxation
 from ardyn.rule import Rule
 from ardyn.solve import SteadyState
@@ -31,6 +32,7 @@ __all__ = [
     "Fixed",
     "InputError",
     "Learner",
+    "Plasticity",
     "Relaxation",
     "Rule",
     "SteadyState",

@@ -1,5 +1,6 @@
 """What a Relaxation refuses, before any work starts."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -11,11 +12,13 @@ from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
 from ardyn.closed_form import ClosedForm
+from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError, check_positive
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.layers import Conv, PerMember, Weighted, identity
 from ardyn.network import Network
+from ardyn.plasticity import Plasticity, check_time_constant
 from ardyn.rule import Rule, first_match
 from ardyn.sweep import Sweep
 
@@ -146,7 +149,7 @@ def check_tau_trace(tau_trace: float | None, rules: Iterable[Rule]) -> None:
     if any(each.update_activity == "trace" for each in rules):
         if tau_trace is None:
             raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
-        check_positive("tau_trace", tau_trace)
+        check_time_constant("tau_trace", tau_trace)
     elif tau_trace is not None:
         raise InputError(
             f"tau_trace = {tau_trace} was passed, but no Rule remembers activities; drop it, or "
@@ -217,6 +220,54 @@ def check_stable(solver: Adaptive | Fixed | Sweep | ClosedForm, tau: Mapping[str
             f"and {name} is unstable from h/τ ≥ {bound:.4g}; "
             f"use a step below {bound * shortest:.4g}"
         )
+
+
+def check_plasticity(
+    plasticity: Plasticity, dynamics: Dynamics, solver: object, end: float | None = None
+) -> None:
+    """Raise InputError for plasticity that this network, or this solver, cannot integrate."""
+    if isinstance(solver, ClosedForm):
+        raise InputError(
+            f"ClosedForm ('exact') needs weights that stand still: with tau_weights = "
+            f"{plasticity.tau_weights:g} and tau_feedback = {plasticity.tau_feedback:g} their "
+            f"products with activities are not linear; use an adaptive solver such as "
+            f"Adaptive('dopri5')"
+        )
+    if isinstance(solver, Adaptive) and solver.per_sample:
+        raise InputError(
+            "samples that move the same weights cannot be solved alone; drop per_sample"
+        )
+    fastest = min(plasticity.tau_weights, plasticity.tau_feedback)
+    step = getattr(solver, "step", 0.0)
+    if step > fastest:
+        raise InputError(
+            f"a step of {step:g} is longer than the weights' time constant {fastest:g}; use a step "
+            f"below it, or slower weights"
+        )
+    start, stop = plasticity.window
+    if end is not None and (start >= end or end < stop < math.inf):
+        raise InputError(
+            f"the window of plasticity {start:g} … {stop:g} must lie in the relaxation, 0 … "
+            f"{end:g}; relax longer, or move it"
+        )
+    for block in dynamics.trace.network.blocks:
+        if block.layer.learns and not isinstance(block.layer, Weighted):
+            raise InputError(
+                f"plasticity moves the weights of fully connected layers and convolutions, but "
+                f"block '{block.name}' has parameters of its own, differentiated at the frozen "
+                f"pass; train such a network by ardyn.backward"
+            )
+
+
+def check_update_linear(dynamics: Dynamics) -> None:
+    """Raise InputError unless every update is linear in the activities above."""
+    for block, rule in dynamics.rules.items():
+        if rule.update_derivative not in ("frozen", "dropped") or rule.update_activity != "frozen":
+            raise InputError(
+                f"the quasi-static change needs a frozen or dropped update derivative and a frozen "
+                f"update activity, got {rule.update_derivative!r} and {rule.update_activity!r} for "
+                f"block '{block}'; integrate with Plasticity instead"
+            )
 
 
 def check_tolerance(solver: object, dtype: torch.dtype) -> None:

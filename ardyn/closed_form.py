@@ -28,7 +28,7 @@ from ardyn.dynamics import Dynamics
 from ardyn.errors import DivergenceError, InputError
 from ardyn.integrators import Fixed
 from ardyn.network import Block, Network
-from ardyn.propagator import Scheme, propagator
+from ardyn.propagator import Scheme, propagator, time_integral
 from ardyn.sweep import Sweep
 
 Kept = TypeVar("Kept", covariant=True)
@@ -77,6 +77,17 @@ class ClosedForm:
             kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(weights, x)))
         _check_finite(dynamics, kept)
         return StackedActivities({unit: kept[unit] for unit in dynamics.tau})
+
+
+def integral(dynamics: Dynamics, start: float, end: float) -> dict[str, Tensor]:
+    """∫ x dt from ``start`` to ``end`` of every relaxing unit, [batch, …], of the ODE itself.
+
+    For dynamics that ``check_linear`` lets pass.
+    """
+    network, tau = dynamics.trace.network, path_time_constants(dynamics)
+    P = time_integral(tau, start, end).to(dynamics.like)[None]
+    kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(P, x, end - start)))
+    return {unit: kept[unit].states()[0] for unit in dynamics.tau}
 
 
 def check_linear(dynamics: Dynamics) -> None:
@@ -242,11 +253,14 @@ class _Mixture:
         return self.states().sum() if self._unmixed is None else self._unmixed[1].sum()
 
 
-def _mix(weights: Tensor, stack: Tensor) -> _Mixture:
-    """The states at all times; mixed at once where they take less memory than the stack."""
+def _mix(weights: Tensor, stack: Tensor, share: float = 1.0) -> _Mixture:
+    """The states at all times, ``share`` the weight of g in them.
+
+    Mixed at once where they take less memory than the stack.
+    """
     height = len(stack) - 1
     row = weights.shape[1] - height
-    mixture = _Mixture(stack, functional.pad(weights[:, row, row:], (1, 0), value=1.0))
+    mixture = _Mixture(stack, functional.pad(weights[:, row, row:], (1, 0), value=share))
     if len(weights) < len(stack):
         mixture.states()
     return mixture

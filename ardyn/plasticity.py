@@ -1,8 +1,72 @@
 """The slow variables: how a synapse remembers activity, and turns it into a weight change."""
 
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 from torch import Tensor
 
+from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.layers import LocalLayer, Parameters, scale
+
+Reduction = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Plasticity:
+    """Weights and feedback weights that move while the activities relax; an infinite τ holds still.
+
+    Args:
+        tau_weights: τ_W of weights and biases, in the unit of the activities' τ.
+        tau_feedback: τ_ψ of the feedback weights that a Rule learns.
+        weight_decay: λ_W, on weights and biases.
+        feedback_decay: λ_ψ.
+        reduction: whether what the samples of a batch teach is summed, or averaged.
+        window: [t_on, t_off]: when weights move; before and after they are held.
+
+    Raises:
+        InputError: a τ that isn't positive, a decay below zero, or a window that ends too early.
+    """
+
+    tau_weights: float = math.inf
+    tau_feedback: float = math.inf
+    weight_decay: float = 0.0
+    feedback_decay: float = 0.0
+    reduction: Reduction = "sum"
+    window: tuple[float, float] = (0.0, math.inf)
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything does."""
+        return min(self.tau_weights, self.tau_feedback) < math.inf
+
+    def __post_init__(self) -> None:
+        check_choice("reduction", self.reduction, get_args(Reduction))
+        for name in ("tau_weights", "tau_feedback"):
+            check_time_constant(name, getattr(self, name))
+        for name in ("weight_decay", "feedback_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} must be finite and not below zero, got {getattr(self, name)}; pass "
+                    f"such as 0.0"
+                )
+        start, end = self.window
+        if not 0 <= start < end:
+            raise InputError(
+                f"the window of plasticity must begin at 0 or later and end after it begins, got "
+                f"{start:g} … {end:g}; pass such as (9.0, 10.0)"
+            )
+
+
+def check_time_constant(what: str, tau: float) -> None:
+    """Raise InputError unless τ is positive; it may be infinite."""
+    if tau != math.inf:
+        check_positive(what, tau, such_as=1000)
+
+
+def learn(W: Tensor, gradient: Tensor, tau: float, decay: float) -> Tensor:
+    """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time)."""
+    return -(gradient + decay * W) / tau
 
 
 def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:

@@ -4,6 +4,7 @@ On a chain with a frozen or dropped derivative, e^l(t) = Σ_{m ≥ l} P_lm(t) J_
 J_{l→m} pulls back from unit m to unit l and P is a function of one matrix M, units × units:
 
     the ODE itself                            exp(tM)
+    its integral over time                    M⁻¹ (exp(tM) − 1)
     n steps of a Runge–Kutta method           R(hM)ⁿ, R its stability polynomial; 1 + z for Euler
     n sequential sweeps from the top          ((I − U)⁻¹ D)ⁿ, D = diag(1 − h/τ), U = superdiag(h/τ)
 
@@ -50,6 +51,14 @@ def propagator(scheme: Scheme, tau: tuple[float, ...], times: Tensor) -> Tensor:
     P = _at_nodes(scheme, tau, nodes, sorted({*before.tolist(), *after.tolist()}))
     ends = [torch.stack([P[i] for i in each.tolist()]) for each in (before, after)]
     return torch.lerp(ends[0], ends[1], share[:, None, None])
+
+
+def time_integral(tau: tuple[float, ...], start: float, end: float) -> Tensor:
+    """∫ exp(tM) dt = M⁻¹ (exp(end · M) − exp(start · M)), [unit, unit], float64."""
+    M = coupling(tau)
+    difference = torch.matrix_exp(end * M) - torch.matrix_exp(start * M)
+    integral: Tensor = torch.linalg.solve_triangular(M, difference, upper=True)
+    return integral
 
 
 def step_matrix(scheme: Fixed | Sweep, tau: tuple[float, ...], step: float) -> Tensor:

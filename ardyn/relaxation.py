@@ -16,23 +16,28 @@ from ardyn.checks import (
     check_differentiable,
     check_finite,
     check_matching,
+    check_plasticity,
     check_rules_matter,
     check_stable,
     check_tau_trace,
     check_tolerance,
+    check_update_linear,
     checked_feedback,
     numbered,
     tau_of_each,
 )
-from ardyn.closed_form import ClosedForm, check_linear
+from ardyn.closed_form import ClosedForm, check_linear, integral
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
+from ardyn.coupled import relax_coupled
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
+from ardyn.gradients import block_gradients, parameter_gradients
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
 from ardyn.network import Units
+from ardyn.plasticity import Plasticity
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.sweep import Sweep
@@ -69,6 +74,7 @@ class Relaxation:
         units: "block": a leak for every layer with its activation; "operation": for every operation
             that torch.fx traces. The equilibrium is the same; with more leaks on its way, a
             gradient takes longer to arrive.
+        plasticity: weights that move while activities relax; by default they stand still.
 
     Raises:
         InputError: any of these that cannot be used; nothing has been integrated by then.
@@ -85,8 +91,9 @@ class Relaxation:
         feedback: Mapping[str, Tensor] | None = None,
         tau_trace: float | None = None,
         units: Units = "block",
+        plasticity: Plasticity | None = None,
     ) -> None:
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.plasticity = model, loss, plasticity
         self.inputs, self.targets = as_inputs(inputs), targets
         named = named_parameters(model)
         check_differentiable(named, self.inputs, targets)
@@ -182,6 +189,7 @@ class Relaxation:
         times: Sequence[float] | Tensor,
         solver: Solver = ClosedForm(),  # noqa: B008  (frozen)
         stop: SteadyState | None = None,
+        weights_every: int = 0,
     ) -> Trajectory:
         """Relax from t = 0 and record the activities at ``times``.
 
@@ -189,13 +197,29 @@ class Relaxation:
             times: increasing, not negative; ``[10.0]`` records the final state alone.
             solver: Adaptive, Fixed, Sweep or ClosedForm.
             stop: hold the state once every sample is steady, rather than relax to the last time.
+            weights_every: where weights move, record them at every so many of the times too; by
+                default at the last alone, as they take memory.
 
         Raises:
             InputError: times, a step or a solver that this relaxation cannot use.
             DivergenceError: the solution left the finite numbers; says when and where.
         """
         t = as_times(times)
-        self.check(solver, stop)
+        self.check(solver, stop, float(t[-1]))
+        if self.plasticity is not None and self.plasticity.moves:
+            assert not isinstance(solver, ClosedForm)
+            with torch.no_grad():
+                coupled, learned = relax_coupled(
+                    self.dynamics, self.plasticity, t, solver, weights_every
+                )
+            return self._trajectory(
+                t,
+                coupled.record.activity,
+                solver,
+                traces=coupled.record.trace,
+                evaluations=coupled.evaluations,
+                learned=learned,
+            )
         with torch.no_grad():
             if isinstance(solver, ClosedForm):
                 activities = solver.activities(self.dynamics, t)
@@ -210,9 +234,15 @@ class Relaxation:
             steady_at=solution.steady_at,
         )
 
-    def check(self, solver: Solver, stop: SteadyState | None = None) -> None:
+    def check(
+        self, solver: Solver, stop: SteadyState | None = None, end: float | None = None
+    ) -> None:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
+        if self.plasticity is not None and self.plasticity.moves:
+            check_plasticity(self.plasticity, self.dynamics, solver, end)
+            if stop is not None:
+                raise InputError("a relaxation whose weights move comes to no rest; drop stop")
         check_stable(solver, self.dynamics.time_constants)
         check_tolerance(solver, self.dynamics.like.dtype)
         if isinstance(solver, ClosedForm):
@@ -244,6 +274,24 @@ class Relaxation:
             times = exact_convergence_time(self.dynamics, against, tolerance, per_sample)
         at_once = torch.zeros_like(next(iter(times.values())))
         return {unit: times.get(unit, at_once) for unit in self.network.units}
+
+    def quasi_static_change(self, start: float, end: float) -> dict[str, Tensor]:
+        """τ_W ΔW as τ_W → ∞: −∫ ∂𝓛/∂W dt over a window of plasticity, {parameter: change}.
+
+        Summed over the batch; from the time integral of the closed form (DESIGN 1.4 and 1.6).
+
+        Raises:
+            InputError: no closed form, or an update that is not linear in x.
+        """
+        self._check_unchanged()
+        check_linear(self.dynamics)
+        check_update_linear(self.dynamics)
+        with torch.no_grad():
+            x = integral(self.dynamics, start, end)
+            clamped = {unit: (end - start) * g for unit, g in self.dynamics.clamped.items()}
+            dynamics = replace(self.dynamics, drive={**self.dynamics.drive, **clamped})
+            gradients = parameter_gradients(block_gradients(dynamics, x, {}))
+        return {name: -gradient for name, gradient in gradients.items()}
 
     def __repr__(self) -> str:
         activity = self.dynamics.trace.activity

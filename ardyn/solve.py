@@ -46,7 +46,8 @@ class SteadyState:
 
     def is_reached(self, state: State, rate: State) -> Tensor:
         """Whether each sample is steady, [batch]."""
-        pairs = zip(state.tensors(), rate.tensors(), strict=True)
+        fast = ((each.activity, each.trace) for each in (state, rate))
+        pairs = zip(*([*x.values(), *z.values()] for x, z in fast), strict=True)
         steady = [_norm(dx) <= self.tolerance * _norm(x) for x, dx in pairs]
         return torch.stack(steady).all(0)
 

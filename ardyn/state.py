@@ -14,6 +14,10 @@ class State:
     """x of every relaxing unit, [batch, unit]."""
     trace: Mapping[str, Tensor] = field(default_factory=dict)
     """z of every unit whose activity a synapse remembers, [batch, unit]."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Weights and biases that move, by the names of the parameters."""
+    feedback: Mapping[str, Tensor] = field(default_factory=dict)
+    """ψ that move, by block."""
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor, in a fixed order."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ardyn import compare
 from ardyn.convergence import crossing_time
+from ardyn.coupled import Learned
 from ardyn.errors import InputError, check_positive
 
 
@@ -69,6 +70,8 @@ class Trajectory:
     """z of the units that a Rule remembers, [time, batch, …]."""
     evaluations: int = 0
     """Evaluations of the right-hand side (sweeps, for Sweep; 0 for a closed form)."""
+    learned: Learned | None = None
+    """Weights at the last time and, where asked for, before; None where they stand still."""
     steady_at: Tensor | None = None
     """When each sample was found steady, [batch]; NaN: it ran to the last time. None: not asked."""
 

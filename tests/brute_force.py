@@ -1,5 +1,6 @@
 """The relaxation of a chain in plain numpy loops, written from the paper and not from ardyn."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -149,6 +150,71 @@ class Chain:
         if self.rule.output == "clamped":
             x[self.names[self.L]] = np.stack([self.drive] * len(times))
         return x, z
+
+    def coupled(
+        self,
+        times: Sequence[float],
+        tau_W: float,
+        tau_psi: float = np.inf,
+        decays: tuple[float, float] = (0.0, 0.0),
+        window: tuple[float, float] = (0.0, np.inf),
+        share: float = 1.0,
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """x and z by unit, and W, b and ψ by name, at these times, as one ODE, by scipy.
+
+        ψ are named after their blocks, and weights after their parameters.
+        """
+        hidden, learned = range(1, self.L), self.rule.feedback == "learned"
+        z = {i: self.forward[i] for i in hidden}
+        y = [*self.start().values(), *z.values(), *self.W, *self.b, *self.back]
+        shapes, n, m = [each.shape for each in y], len(self.relaxing), self.L - 1
+        cuts = np.cumsum([each.size for each in y])[:-1]
+
+        def unpack(flat: Array) -> tuple[Layers, Layers]:
+            parts = [p.reshape(s) for p, s in zip(np.split(flat, cuts), shapes, strict=True)]
+            slow = parts[n + m :]
+            self.W, self.b = slow[: self.L], slow[self.L : 2 * self.L]
+            self.back = self.W if self.rule.feedback == "transpose" else slow[2 * self.L :]
+            x = dict(zip(self.relaxing, parts[:n], strict=True))
+            return x, dict(zip(hidden, parts[n : n + m], strict=True))
+
+        def rhs(t: float, flat: Array) -> Array:
+            x, z = unpack(flat)
+            dz = [(x[i] - z[i]) / self.tau_trace for i in hidden]
+            slow = [np.zeros_like(each) for each in (*self.W, *self.b, *self.back)]
+            if is_moving:
+                g = self.update(x, z)
+                for i, name in enumerate(self.names[1:]):
+                    gW, gb = share * g[f"{name}.weight"], share * g[f"{name}.bias"]
+                    slow[i] = -(gW + decays[0] * self.W[i]) / tau_W
+                    slow[self.L + i] = -(gb + decays[0] * self.b[i]) / tau_W
+                    if learned:  # ``back`` is ψᵀ
+                        slow[2 * self.L + i] = -(gW + decays[1] * self.back[i]) / tau_psi
+            rates = (*self.rate(x).values(), *dz, *slow)
+            return np.concatenate([each.ravel() for each in rates])
+
+        flat = np.concatenate([np.ravel(each) for each in y])
+        edges = [0.0, *(e for e in window if 0 < e < times[-1]), times[-1]]
+        found: dict[str, list[Array]] = {}
+        for start, end in itertools.pairwise(edges):
+            is_moving = window[0] <= start < window[1]
+            inside = [t for t in times if start < t <= end]
+            at = sorted({*inside, end})
+            steps = solve_ivp(rhs, (start, end), flat, "DOP853", t_eval=at, rtol=1e-11, atol=1e-13)
+            for t, column in zip(at, steps.y.T, strict=True):
+                if t in inside:
+                    x, z = unpack(column)
+                    for i in self.relaxing:
+                        found.setdefault(self.names[i], []).append(x[i])
+                    for i in hidden:
+                        found.setdefault(f"z of {self.names[i]}", []).append(z[i])
+                    for i, name in enumerate(self.names[1:]):
+                        found.setdefault(f"{name}.weight", []).append(self.W[i])
+                        found.setdefault(f"{name}.bias", []).append(self.b[i])
+                        found.setdefault(f"ψ of {name}", []).append(self.back[i].T)
+            flat = steps.y[:, -1]
+        fast = {k: np.stack(v) for k, v in found.items() if "." not in k and "ψ" not in k}
+        return fast, {k: np.stack(v) for k, v in found.items() if k not in fast}
 
     def update(self, x: Layers, z: Layers) -> dict[str, Array]:
         """Eq. 2, one sample at a time; the gradient, so that weights descend along it."""

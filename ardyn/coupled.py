@@ -1,0 +1,211 @@
+"""Activities, traces, weights and feedback weights as one state of one ODE (DESIGN 1.6).
+
+    τ_l ẋ^l = −x^l + pull_l(x^{l+1}),   τ_z ż = x − z,   τ_W Ẇ = −∂𝓛/∂W − λ_W W,   τ_ψ ψ̇ likewise
+
+with the current W in the pull-back and in a current derivative. What was frozen at the feed-forward
+pass, x̄ and f′, stays so.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ardyn.dynamics import Dynamics
+from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
+from ardyn.plasticity import Plasticity, learn
+from ardyn.solve import Solution, SteadyState, System
+from ardyn.state import State
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """The right-hand side while weights move; from any state on."""
+
+    dynamics: Dynamics
+    plasticity: Plasticity
+    start: State
+
+    @staticmethod
+    def of(dynamics: Dynamics, plasticity: Plasticity, fast: State) -> "Coupled":
+        """From activities and traces, with the weights as the dynamics have them."""
+        trace = dynamics.trace
+        learned = [
+            block
+            for block, psi in dynamics.feedback.items()
+            if dynamics.rules[block].feedback == "learned"
+        ]
+        weights = {
+            name: trace.parameters[name]
+            for block in trace.network.blocks
+            for name in (getattr(block.layer, "weight", None), getattr(block.layer, "bias", None))
+            if name is not None
+        }
+        return Coupled(
+            dynamics,
+            plasticity,
+            State(
+                fast.activity,
+                fast.trace,
+                weights if plasticity.tau_weights < math.inf else {},
+                {block: dynamics.feedback[block] for block in learned}
+                if plasticity.tau_feedback < math.inf
+                else {},
+            ),
+        )
+
+    def initial(self) -> State:
+        """Where it starts."""
+        return self.start
+
+    def __call__(self, t: Tensor | float, state: State) -> State:
+        """d(state)/dt."""
+        now = self.at(state)
+        fast = now(t, State(state.activity, state.trace))
+        if not (state.weights or state.feedback):
+            return fast
+        return replace(self._slow_rate(now, state), activity=fast.activity, trace=fast.trace)
+
+    def sweep(self, state: State, step: float) -> State:
+        """One sequential sweep of the activities, then an Euler step of the weights."""
+        now = self.at(state)
+        swept = now.sweep(State(state.activity, state.trace), step)
+        slow = self._slow_rate(now, replace(state, activity=swept.activity, trace=swept.trace))
+        return State(
+            swept.activity,
+            swept.trace,
+            {name: W + step * slow.weights[name] for name, W in state.weights.items()},
+            {block: psi + step * slow.feedback[block] for block, psi in state.feedback.items()},
+        )
+
+    def samples(self, which: slice) -> System:
+        """Not for samples that move the same weights; refused beforehand."""
+        raise NotImplementedError
+
+    def at(self, state: State) -> Dynamics:
+        """The dynamics with the weights of a state."""
+        trace = self.dynamics.trace
+        parameters = {**trace.parameters, **state.weights}
+        return replace(
+            self.dynamics,
+            trace=replace(trace, parameters=parameters),
+            feedback={**self.dynamics.feedback, **state.feedback},
+        )
+
+    def _slow_rate(self, now: Dynamics, state: State) -> State:
+        changes = block_gradients(now, state.activity, state.trace)
+        gradients = parameter_gradients(changes)
+        learned = feedback_gradients(now, changes)
+        p, share = self.plasticity, 1.0
+        if p.reduction == "mean":
+            share = 1 / len(now.like)
+        return State(
+            {},
+            {},
+            {
+                name: learn(W, share * gradients[name], p.tau_weights, p.weight_decay)
+                for name, W in state.weights.items()
+            },
+            {
+                block: learn(psi, share * learned[block], p.tau_feedback, p.feedback_decay)
+                for block, psi in state.feedback.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Weights and feedback weights at some of the recorded times, the last one among them."""
+
+    times: Tensor
+    """[record]."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """By parameter, [record, …]."""
+    feedback: dict[str, Tensor] = field(default_factory=dict)
+    """By block, [record, n_l, n_{l+1}]."""
+
+
+class Solver(Protocol):
+    """Adaptive, Fixed or Sweep."""
+
+    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution: ...
+
+
+AT_ONCE = 2**22
+"""Numbers that one call of a solver records at most, beyond a single state: 16 MB in float32."""
+HELD = Plasticity()
+
+
+def relax_coupled(
+    dynamics: Dynamics, plasticity: Plasticity, times: Tensor, solver: Solver, every: int = 0
+) -> tuple[Solution, Learned]:
+    """Relax while weights move within their window; where it opens or closes, a step ends.
+
+    The solver starts anew there, and whenever the recorded states, weights included, would take
+    too much memory.
+
+    Args:
+        times: recorded, increasing, from 0 on.
+        every: keep the weights at every so many of the recorded times; 0: at the last alone.
+    """
+    state, start, evaluations = dynamics.initial(), 0.0, 0
+    fast: list[State] = []
+    kept: list[tuple[float, Dynamics]] = []
+    size = sum(x.numel() for x in Coupled.of(dynamics, plasticity, state).initial().tensors())
+    number = 0
+    for end, recorded in _pieces(plasticity, times, most=max(1, AT_ONCE // size)):
+        is_moving = plasticity.window[0] <= start < plasticity.window[1]
+        system = Coupled.of(dynamics, plasticity if is_moving else HELD, state)
+        stops = sorted({*(t - start for t in recorded), end - start})
+        solution = solver.solve(system, torch.tensor(stops, dtype=torch.float64))
+        evaluations += solution.evaluations
+        for i, t in enumerate(recorded):
+            now = _entry(solution.record, i)
+            fast.append(State(now.activity, now.trace))
+            number += 1
+            if every and number % every == 0 and t < times[-1]:
+                kept.append((t, system.at(now)))
+        last = _entry(solution.record, -1)
+        state, dynamics, start = State(last.activity, last.trace), system.at(last), end
+    kept.append((start, dynamics))
+    record = fast[0].with_tensors(
+        [torch.stack(x) for x in zip(*(each.tensors() for each in fast), strict=True)]
+    )
+    return Solution(record, evaluations), _learned(kept, plasticity)
+
+
+def _pieces(
+    plasticity: Plasticity, times: Tensor, most: int
+) -> Iterator[tuple[float, list[float]]]:
+    """Where each call of the solver ends, and the times that it records."""
+    at: list[float] = times.tolist()
+    edges = sorted(edge for edge in plasticity.window if 0 < edge < at[-1])
+    for before, edge in itertools.pairwise([-1.0, *edges, at[-1]]):
+        inside = [t for t in at if before < t <= edge]
+        groups = list(_batched(inside, most)) or [[]]
+        for group in groups[:-1]:
+            yield group[-1], group
+        yield edge, groups[-1]
+
+
+def _batched(values: list[float], most: int) -> Iterator[list[float]]:
+    for i in range(0, len(values), most):
+        yield values[i : i + most]
+
+
+def _entry(record: State, i: int) -> State:
+    """A state of its own, that keeps no others in memory."""
+    return record.with_tensors([x[i].clone() for x in record.tensors()])
+
+
+def _learned(kept: list[tuple[float, Dynamics]], plasticity: Plasticity) -> Learned:
+    of = Coupled.of(kept[0][1], plasticity, State({})).initial()
+    return Learned(
+        torch.tensor([t for t, _ in kept], dtype=torch.float64),
+        {n: torch.stack([each.trace.parameters[n] for _, each in kept]) for n in of.weights},
+        {n: torch.stack([each.feedback[n] for _, each in kept]) for n in of.feedback},
+    )

@@ -1,0 +1,236 @@
+"""Activities, traces, weights and ψ as one ODE, against SciPy and where time scales part."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import ardyn
+from ardyn import Adaptive, ClosedForm, Fixed, InputError, Plasticity, Rule, SteadyState, Sweep
+from ardyn import coupled as coupled_module
+from tests.brute_force import Chain
+from tests.problems import array, assert_same, difference, feedback_of, generator, problem, states
+
+TIGHT = Adaptive("dopri5", rtol=1e-11, atol=1e-13)
+TIMES = [0.5, 1.5, 3.0]
+RULES = [
+    Rule(),
+    Rule(output="clamped"),
+    Rule(relaxation_derivative="current", update_derivative="current"),
+    Rule(relaxation_derivative="postsynaptic", update_activity="current"),
+    Rule(relaxation_derivative="dropped", update_derivative="dropped", initial="zero"),
+    Rule(feedback="fixed", update_derivative="postsynaptic"),
+    Rule(feedback="learned"),
+    Rule(feedback="learned", relaxation_derivative="current", update_activity="current"),
+    Rule(update_activity="trace"),
+    Rule(
+        feedback="learned", update_activity="trace", output="clamped", update_derivative="current"
+    ),
+]
+
+
+def short(rule: Rule) -> str:
+    default = Rule()
+    changed = {k: v for k, v in vars(rule).items() if v != getattr(default, k)}
+    return " ".join(map(str, changed.values())) or "default"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=short)
+@pytest.mark.parametrize(
+    ("reduction", "window", "decays"),
+    [("sum", (0.0, math.inf), (0.0, 0.0)), ("mean", (0.7, 2.0), (0.3, 0.2))],
+    ids=["plain", "mean, window, decay"],
+)
+def test_the_coupled_system_is_that_of_scipy(rule, reduction, window, decays):
+    case = problem()
+    psi = feedback_of(case, rule, 3)
+    tau_z = 1.7 if rule.update_activity == "trace" else None
+    sim = case.relaxation(
+        rule=rule,
+        tau=1.2,
+        feedback=psi,
+        tau_trace=tau_z,
+        plasticity=Plasticity(5.0, 7.0, decays[0], decays[1], reduction, window),
+    )
+    found = sim.solve(TIMES, TIGHT, weights_every=1)
+    relaxing = case.units if rule.output == "relaxed" else case.units[:-1]
+    chain = Chain(case, rule, [1.2] * len(relaxing), psi, tau_z or math.inf)
+    share = 1 / len(case.inputs) if reduction == "mean" else 1.0
+    fast, slow = chain.coupled(TIMES, 5.0, 7.0, decays, window, share)
+    assert_same({u: found[u] for u in relaxing}, {u: fast[u] for u in relaxing}, 1e-8)
+    if tau_z:
+        truth = {u: fast[f"z of {u}"] for u in found.traces}
+        assert_same(found.traces, truth, 1e-8)
+    assert found.learned is not None
+    assert found.learned.times.tolist() == TIMES
+    weights = {name: x for name, x in slow.items() if "ψ" not in name}
+    assert_same(found.learned.weights, weights, 1e-8)
+    if rule.feedback == "learned":
+        truth = {u: slow[f"ψ of {u}"] for u in case.units}
+        assert_same(found.learned.feedback, truth, 1e-8)
+    else:
+        assert not found.learned.feedback
+    start = array(case.model.state_dict()["fc2.weight"])
+    assert difference(found.learned.weights["fc2.weight"][-1], start) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "solver", [Fixed("euler", 0.001), Fixed("rk4", 0.1), Sweep(0.001)], ids=str
+)
+def test_every_solver_integrates_the_weights(solver):
+    sim = problem().relaxation(plasticity=Plasticity(5.0))
+    truth, found = (sim.solve(TIMES, each).learned for each in (TIGHT, solver))
+    assert truth is not None
+    assert found is not None
+    tolerance = 1e-5 if solver == Fixed("rk4", 0.1) else 5e-3
+    assert_same(found.weights, truth.weights, tolerance)
+
+
+def test_infinite_time_constants_are_the_core_exactly():
+    case = problem()
+    plain = case.relaxation().solve(TIMES, Adaptive("dopri5"))
+    still = case.relaxation(plasticity=Plasticity()).solve(TIMES, Adaptive("dopri5"))
+    assert_same(states(still), states(plain), 0.0)
+    assert still.learned is None
+    exact = case.relaxation(plasticity=Plasticity()).solve(TIMES)
+    assert_same(states(exact), states(case.relaxation().solve(TIMES)), 0.0)
+
+
+def test_weights_alone_or_feedback_alone_may_move():
+    case, rule = problem(), Rule(feedback="learned")
+    psi = feedback_of(case, rule, 3)
+    for plasticity in (Plasticity(5.0), Plasticity(tau_feedback=5.0)):
+        sim = case.relaxation(rule=rule, feedback=psi, plasticity=plasticity)
+        learned = sim.solve([3.0], TIGHT).learned
+        assert learned is not None
+        assert bool(learned.weights) == (plasticity.tau_weights == 5.0)
+        assert bool(learned.feedback) == (plasticity.tau_feedback == 5.0)
+
+
+def test_the_change_of_slow_weights_is_the_quasi_static_integral():
+    case, rule, window = problem(), Rule(initial="feedforward"), (1.0, 4.0)
+    slow, errors = [1e2, 1e3, 1e4, 1e5], []
+    sim = case.relaxation(rule=rule)
+    truth = sim.quasi_static_change(*window)
+    for tau in slow:
+        moving = case.relaxation(rule=rule, plasticity=Plasticity(tau, window=window))
+        learned = moving.solve([5.0], TIGHT).learned
+        assert learned is not None
+        start = case.model.state_dict()
+        change = {n: tau * (W[-1] - start[n]) for n, W in learned.weights.items()}
+        far = torch.cat([(change[n] - truth[n]).flatten() for n in truth]).norm()
+        errors.append(float(far / torch.cat([x.flatten() for x in truth.values()]).norm()))
+    assert errors[-1] < 1e-4
+    slopes = [math.log10(b / a) for a, b in itertools.pairwise(errors)]
+    assert slopes == pytest.approx([-1, -1, -1], abs=0.1)
+
+
+def test_the_quasi_static_change_is_the_integral_of_a_dense_trajectory():
+    case = problem()
+    sim = case.relaxation(tau=[0.8, 1.0, 1.3])
+    times = torch.linspace(1.0, 4.0, 4001, dtype=torch.float64)
+    trajectory = sim.solve(times)
+    x = {u: torch.trapezoid(trajectory[u], times, dim=0) for u in trajectory.units}
+    chain = Chain(case, tau=[0.8, 1.0, 1.3])
+    truth = chain.update({i + 1: array(x[u]) for i, u in enumerate(case.units)}, {})
+    assert_same(sim.quasi_static_change(1.0, 4.0), {n: -g for n, g in truth.items()}, 1e-7)
+
+
+def test_a_window_near_the_end_is_one_phasic_step():
+    case, width, tau = problem(), 0.01, 20.0
+    plasticity = Plasticity(tau, window=(40.0 - width, 40.0))
+    learned = case.relaxation(plasticity=plasticity).solve([40.0], TIGHT).learned
+    assert learned is not None
+    start, rate = case.model.state_dict(), width / tau
+    change = {n: (W[-1] - start[n]) / -rate for n, W in learned.weights.items()}
+    assert_same(change, case.parameter_gradients(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("tau_z", "activity"), [(1e6, "frozen"), (math.inf, "frozen"), (1e-3, "current")]
+)
+def test_a_slow_trace_is_the_frozen_activity_and_a_fast_one_the_current(tau_z, activity):
+    case, start = problem(), problem().model.state_dict()
+    changes = []
+    for rule, tau in (
+        (Rule(update_activity="trace"), tau_z),
+        (Rule(update_activity=activity), None),
+    ):
+        sim = case.relaxation(rule=rule, tau_trace=tau, plasticity=Plasticity(50.0))
+        learned = sim.solve([10.0], Adaptive("dopri5", rtol=1e-7, atol=1e-9)).learned
+        assert learned is not None
+        changes.append({n: W[-1] - start[n] for n, W in learned.weights.items()})
+    assert_same(changes[0], changes[1], 1e-3)
+
+
+def test_weights_of_convolutions_move_too():
+    model = ardyn.cnn("digits", "code", std=0.3, generator=generator()).double()
+    x = torch.rand(3, 1, 8, 8, generator=generator(1)).double()
+    t = torch.rand(3, 10, generator=generator(2)).double()
+    tau, window = 1e5, (50.0, 51.0)
+    sim = ardyn.Relaxation(model, x, t, plasticity=Plasticity(tau, window=window))
+    learned = sim.solve([51.0], Adaptive("dopri5", rtol=1e-9, atol=1e-12)).learned
+    assert learned is not None
+    (model(x) - t).square().sum().backward()
+    start = model.state_dict()
+    change = {n: -tau * (W[-1] - start[n]) for n, W in learned.weights.items()}
+    assert_same(change, {n: p.grad for n, p in model.named_parameters()}, 1e-3)
+
+
+def test_what_is_recorded_at_once_does_not_change_what_is_found(monkeypatch):
+    sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.7, 2.2)))
+    times = [0.0, 0.3, 0.9, 1.1, 2.2, 2.7, 3.0]
+    whole = sim.solve(times, TIGHT, weights_every=2)
+    monkeypatch.setattr(coupled_module, "AT_ONCE", 1)
+    pieces = sim.solve(times, TIGHT, weights_every=2)
+    assert_same(states(pieces), states(whole), 1e-9)
+    assert whole.learned is not None
+    assert pieces.learned is not None
+    assert whole.learned.times.tolist() == pieces.learned.times.tolist() == [0.3, 1.1, 2.7, 3.0]
+    assert_same(pieces.learned.weights, whole.learned.weights, 1e-9)
+
+
+def test_the_model_is_left_as_it_is():
+    case = problem()
+    before = {n: p.clone() for n, p in case.model.state_dict().items()}
+    case.relaxation(plasticity=Plasticity(5.0)).solve([3.0], TIGHT)
+    assert_same(case.model.state_dict(), before, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tau_weights": 0.0}, "tau_weights must be positive and finite, got 0.0"),
+        ({"tau_feedback": -1.0}, "tau_feedback must be positive"),
+        ({"weight_decay": -0.1}, "weight_decay must be finite and not below zero, got -0.1"),
+        ({"feedback_decay": math.nan}, "feedback_decay must be finite and not below zero"),
+        ({"window": (2.0, 1.0)}, r"window of plasticity must begin at 0 or later.*2 … 1"),
+        ({"window": (-1.0, 1.0)}, "window of plasticity must begin at 0"),
+        ({"reduction": "average"}, "unknown reduction 'average'"),
+    ],
+)
+def test_bad_plasticity_is_refused(settings, words):
+    with pytest.raises(InputError, match=words):
+        Plasticity(**settings)
+
+
+@pytest.mark.parametrize(
+    ("plasticity", "solver", "words"),
+    [
+        (Plasticity(5.0), ClosedForm(), "'exact'.*weights that stand still.*not linear.*dopri5"),
+        (Plasticity(0.05), Fixed("euler", 0.1), "step of 0.1 is longer than the weights' time"),
+        (Plasticity(5.0, window=(3.0, 9.0)), TIGHT, r"window of plasticity 3 … 9 must lie in .* 3"),
+        (Plasticity(5.0), Adaptive("dopri5", per_sample=True), "drop per_sample"),
+    ],
+)
+def test_plasticity_that_a_solver_cannot_integrate_is_refused(plasticity, solver, words):
+    with pytest.raises(InputError, match=words):
+        problem().relaxation(plasticity=plasticity).solve([3.0], solver)
+
+
+def test_weights_that_move_come_to_no_rest():
+    with pytest.raises(InputError, match="comes to no rest; drop stop"):
+        problem().relaxation(plasticity=Plasticity(5.0)).solve(
+            [3.0], Adaptive("dopri5"), stop=SteadyState()
+        )
