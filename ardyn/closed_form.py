@@ -28,7 +28,7 @@ from ardyn.dynamics import Dynamics
 from ardyn.errors import DivergenceError, InputError
 from ardyn.integrators import Fixed
 from ardyn.network import Block, Network
-from ardyn.propagator import Scheme, propagator, time_integral
+from ardyn.propagator import Scheme, propagator, time_integral, trace_propagator
 from ardyn.sweep import Sweep
 
 Kept = TypeVar("Kept", covariant=True)
@@ -78,6 +78,23 @@ class ClosedForm:
         _check_finite(dynamics, kept)
         return StackedActivities({unit: kept[unit] for unit in dynamics.tau})
 
+    def traces(self, dynamics: Dynamics, times: Tensor) -> dict[str, Tensor]:
+        """Activity traces z of the units that the weight update remembers, [time, batch, …] each.
+
+        z(t) = s(t) z(0) + (1 − s(t)) g + P_z(t) e(0), s(t) = exp(−t / τ_z): linear, as x is.
+        """
+        if not dynamics.remembered or dynamics.tau_trace is None:
+            return {}
+        tau = path_time_constants(dynamics)
+        fading = torch.exp(-times / dynamics.tau_trace).to(dynamics.like)
+        P = trace_propagator(tau, dynamics.tau_trace, times).to(dynamics.like)
+        network = dynamics.trace.network
+        kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(P, x, 1 - fading)))
+        return {
+            unit: torch.addcmul(kept[unit].states(), _spread(fading, x), x)
+            for unit, x in ((u, dynamics.trace.activity[u]) for u in dynamics.remembered)
+        }
+
 
 def integral(dynamics: Dynamics, start: float, end: float) -> dict[str, Tensor]:
     """∫ x dt from ``start`` to ``end`` of every relaxing unit, [batch, …], of the ODE itself.
@@ -99,8 +116,6 @@ def check_linear(dynamics: Dynamics) -> None:
                 f"ClosedForm ('exact') needs a frozen or dropped relaxation derivative, got "
                 f"{rule.relaxation_derivative!r} for block '{block}'; {cure}"
             )
-    if dynamics.remembered:
-        raise InputError(f"ClosedForm ('exact') does not follow the activity trace z; {cure}")
     different = sorted(set(dynamics.tau.values()))
     if len(different) > 1 and not dynamics.trace.network.is_chain:
         raise InputError(
@@ -253,14 +268,15 @@ class _Mixture:
         return self.states().sum() if self._unmixed is None else self._unmixed[1].sum()
 
 
-def _mix(weights: Tensor, stack: Tensor, share: float = 1.0) -> _Mixture:
-    """The states at all times, ``share`` the weight of g in them.
+def _mix(weights: Tensor, stack: Tensor, share: Tensor | float = 1.0) -> _Mixture:
+    """The states at all times, ``share`` the weight of g in them, [time] or one for all.
 
     Mixed at once where they take less memory than the stack.
     """
     height = len(stack) - 1
     row = weights.shape[1] - height
-    mixture = _Mixture(stack, functional.pad(weights[:, row, row:], (1, 0), value=share))
+    of_g = torch.as_tensor(share).to(weights).expand(len(weights))[:, None]
+    mixture = _Mixture(stack, torch.cat([of_g, weights[:, row, row:]], dim=1))
     if len(weights) < len(stack):
         mixture.states()
     return mixture

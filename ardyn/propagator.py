@@ -53,6 +53,20 @@ def propagator(scheme: Scheme, tau: tuple[float, ...], times: Tensor) -> Tensor:
     return torch.lerp(ends[0], ends[1], share[:, None, None])
 
 
+def trace_propagator(tau: tuple[float, ...], tau_trace: float, times: Tensor) -> Tensor:
+    """P_z at each time: what a trace z remembers of an error e, [time, unit, unit], float64.
+
+    e and z obey ė = M e and ż = (e − z) / τ_z together: P_z is the lower left block of
+    exp(t [[M, 0], [1/τ_z, −1/τ_z]]).
+    """
+    M, n = coupling(tau), len(tau)
+    both = torch.zeros(2 * n, 2 * n, dtype=torch.float64)
+    both[:n, :n] = M
+    both[n:, :n] = torch.eye(n, dtype=M.dtype) / tau_trace
+    both[n:, n:] = -both[n:, :n]
+    return torch.matrix_exp(times[:, None, None] * both)[:, n:, :n]
+
+
 def time_integral(tau: tuple[float, ...], start: float, end: float) -> Tensor:
     """∫ exp(tM) dt = M⁻¹ (exp(end · M) − exp(start · M)), [unit, unit], float64."""
     M = coupling(tau)

@@ -223,7 +223,8 @@ class Relaxation:
         with torch.no_grad():
             if isinstance(solver, ClosedForm):
                 activities = solver.activities(self.dynamics, t)
-                return self._trajectory(t, activities, solver)
+                traces = solver.traces(self.dynamics, t)
+                return self._trajectory(t, activities, solver, traces=traces)
             solution = solver.solve(self.dynamics, t, stop)
         return self._trajectory(
             t,
@@ -247,6 +248,11 @@ class Relaxation:
         check_tolerance(solver, self.dynamics.like.dtype)
         if isinstance(solver, ClosedForm):
             check_linear(self.dynamics)
+            if self.dynamics.remembered and solver.of is not None:
+                raise InputError(
+                    f"ClosedForm({solver.of!r}) does not follow the activity trace z; step it with "
+                    f"{solver.of!r}, or use ClosedForm()"
+                )
             if stop is not None:
                 raise InputError(
                     "ClosedForm doesn't step, so it cannot stop; drop stop, or read equilibrium"

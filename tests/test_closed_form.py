@@ -224,10 +224,22 @@ def test_a_nonlinear_rule_is_refused(derivative, scheme):
         problem().relaxation(rule=rule).solve([1.0], ClosedForm(scheme))
 
 
-def test_an_activity_trace_is_refused():
+@pytest.mark.parametrize("tau_trace", [1e-3, 0.7, 1.0, 5.0, 1e6, float("inf")])
+@pytest.mark.parametrize("initial", ["feedforward", "zero"])
+@pytest.mark.parametrize("tau", [1.0, [0.5, 1.0, 2.0]], ids=["one tau", "several"])
+def test_activity_traces_are_those_of_scipy(tau, initial, tau_trace):
+    case, rule, times = problem(), Rule(update_activity="trace", initial=initial), [0.0, 0.4, 3.0]
+    sim = case.relaxation(rule=rule, tau=tau, tau_trace=tau_trace)
+    _, z = Chain(case, rule, tau, tau_trace=tau_trace).integrate(times)
+    assert_same(sim.solve(times).traces, z, 1e-7)
+    last = {unit: each[-1:] for unit, each in z.items()}
+    assert_same(sim.solve(times[-1:]).traces, last, 1e-7)
+
+
+def test_the_trace_of_a_scheme_is_refused():
     sim = problem().relaxation(rule=Rule(update_activity="trace"), tau_trace=1.0)
-    with pytest.raises(InputError, match=r"trace z.*Adaptive\('dopri5'"):
-        sim.solve([1.0])
+    with pytest.raises(InputError, match=r"does not follow the activity trace z; step it with Fix"):
+        sim.solve([1.0], ClosedForm(Fixed("euler", 0.1)))
 
 
 @pytest.mark.parametrize("method", MULTISTEP_METHODS)
