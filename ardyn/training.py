@@ -113,6 +113,7 @@ class Learner:
     duration: float = 10.0
     solver: Solver = field(default_factory=ClosedForm)
     feedback: Mapping[str, Tensor] | None = None
+    tau_trace: float | None = None
     _made: dict[object, Relaxation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +145,7 @@ class Learner:
         if shape in self._made:
             sim = self._made[shape].again(inputs, targets)
         else:
-            sim = Relaxation(self.model, inputs, targets, *settings, feedback=self.feedback)
+            sim = Relaxation(self.model, inputs, targets, *settings, self.feedback, self.tau_trace)
         self._made[shape] = sim
         return sim
 

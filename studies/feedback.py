@@ -17,6 +17,7 @@ from ardyn import Learner, Rule
 from ardyn.errors import check_positive
 from ardyn.models import IMAGES
 from plots.feedback import draw
+from studies.alignment import feedback_angles, gradient_angles
 from studies.checkpoints import Checkpoints
 from studies.command_line import both_sets, main
 from studies.runs import RunFolder
@@ -74,46 +75,11 @@ def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
 
 
 def angles(learner: Learner, inputs: Tensor, targets: Tensor) -> Mapping[str, xr.DataArray]:
-    """Angles per seed and layer, in degrees: AR against BP gradients of W, and ψ against Wᵀ.
-
-    Args:
-        inputs: [sample, pixel]; every member sees all of them.
-        targets: [sample, class].
-    """
-    members = ardyn.ensemble_size(learner.model)
-    weights = {
-        name.removesuffix(".weight"): p
-        for name, p in learner.model.named_parameters()
-        if name.endswith("weight")
-    }
-    device = next(learner.model.parameters()).device
-    x, t = (each.to(device).repeat(members, 1) for each in (inputs, targets))
-    learner.fill_gradients(x, t)
-    relaxed = {name: W.grad for name, W in weights.items()}
-    learner.optimiser.zero_grad()
-    ardyn.backprop(learner.model, x, t, learner.loss)
-    psi = learner.feedback or {name: W.detach().mT for name, W in weights.items()}
-    found = {
-        "gradient_angle": [_angle(relaxed[name], W.grad) for name, W in weights.items()],
-        "feedback_angle": [_angle(psi[name], W.detach().mT) for name, W in weights.items()],
-    }
-    found["feedback_angle"][0] *= torch.nan  # the lowest layer sends nothing back
-    layers = {"layer": list(weights)}
+    """Both angles, of every layer and seed."""
     return {
-        name: xr.DataArray(torch.stack(each).cpu().numpy(), layers, ("layer", "seed"))
-        for name, each in found.items()
+        "gradient_angle": gradient_angles(learner, inputs, targets),
+        "feedback_angle": feedback_angles(learner),
     }
-
-
-def _angle(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """Between the members' matrices, in degrees, [member]; small angles too.
-
-    2 arctan(‖â − b̂‖ / ‖â + b̂‖) of the normalised matrices (Kahan), as the arccosine loses digits.
-    """
-    assert a is not None
-    assert b is not None
-    a, b = (x.flatten(1).double() / x.flatten(1).double().norm(dim=1, keepdim=True) for x in (a, b))
-    return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)).rad2deg()
 
 
 if __name__ == "__main__":

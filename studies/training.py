@@ -118,6 +118,8 @@ class Condition:
     rule: Rules = field(default_factory=Rule)
     scheme: str | None = None
     """How activities relax, where not as the configuration says."""
+    tau_trace: float | None = None
+    """τ_z of the activity trace, where the rule has one, in units of τ."""
 
     @property
     def takes_feedback(self) -> bool:
@@ -171,6 +173,7 @@ def learner(config: Training, condition: Condition, make: Make) -> Learner:
         duration=config.duration,
         solver=config.solver(rule, condition.scheme),
         feedback=psi,
+        tau_trace=condition.tau_trace,
     )
 
 
@@ -231,6 +234,7 @@ def _check_first_batch(config: Training, learner: Learner, train: data.Data) -> 
             learner.loss,
             learner.rule,
             feedback=learner.feedback,
+            tau_trace=learner.tau_trace,
         )
         sim.check(learner.solver)
 

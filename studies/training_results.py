@@ -13,6 +13,7 @@ from studies.training import Condition
 _VARIABLES = {
     "condition": ("what the network learns by", ""),
     "label": ("the same, in words", ""),
+    "tau_z": ("time constant of the activity trace; 0: current, infinite: frozen", "tau"),
     "seed": ("seed of the weights and of the order of the samples", "1"),
     "epoch": ("passes through the training set", "1"),
     "accuracy": ("accuracy on the test set", "%"),

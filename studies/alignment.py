@@ -1,0 +1,64 @@
+"""Angles between what AR teaches and what backprop does, and between ψ and Wᵀ."""
+
+from collections.abc import Mapping
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+import ardyn
+from ardyn import Learner
+
+
+def gradient_angles(learner: Learner, inputs: Tensor, targets: Tensor) -> xr.DataArray:
+    """Angle between the gradients of AR and of backprop in every layer's weights, in degrees.
+
+    Args:
+        inputs: [sample, pixel]; every member of an ensemble sees all of them.
+        targets: [sample, class].
+
+    Returns:
+        [layer, seed].
+    """
+    members, weights = ardyn.ensemble_size(learner.model), weights_of(learner)
+    device = next(learner.model.parameters()).device
+    x, t = (each.to(device).repeat(members, 1) for each in (inputs, targets))
+    learner.fill_gradients(x, t)
+    relaxed = {name: W.grad for name, W in weights.items()}
+    learner.optimiser.zero_grad()
+    ardyn.backprop(learner.model, x, t, learner.loss)
+    return _by_layer({name: _angle(relaxed[name], W.grad) for name, W in weights.items()})
+
+
+def feedback_angles(learner: Learner) -> xr.DataArray:
+    """Angle between ψ and Wᵀ, in degrees, [layer, seed]; NaN where nothing is sent back."""
+    transposed = {name: W.detach().mT for name, W in weights_of(learner).items()}
+    psi: Mapping[str, Tensor] = learner.feedback or transposed
+    found = {name: _angle(psi[name], W) for name, W in transposed.items()}
+    found[next(iter(found))] *= torch.nan  # the lowest layer sends nothing back
+    return _by_layer(found)
+
+
+def weights_of(learner: Learner) -> dict[str, Tensor]:
+    """Weights of each layer, [member, n_{l+1}, n_l]."""
+    return {
+        name.removesuffix(".weight"): p
+        for name, p in learner.model.named_parameters()
+        if name.endswith("weight")
+    }
+
+
+def _by_layer(values: Mapping[str, Tensor]) -> xr.DataArray:
+    stacked = torch.stack(list(values.values())).cpu().numpy()
+    return xr.DataArray(stacked, {"layer": list(values)}, ("layer", "seed"))
+
+
+def _angle(a: Tensor | None, b: Tensor | None) -> Tensor:
+    """Between the members' matrices, in degrees, [member]; small angles too.
+
+    2 arctan(‖â − b̂‖ / ‖â + b̂‖) of the normalised matrices (Kahan), as the arccosine loses digits.
+    """
+    assert a is not None
+    assert b is not None
+    a, b = (x.flatten(1).double() / x.flatten(1).double().norm(dim=1, keepdim=True) for x in (a, b))
+    return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)).rad2deg()
