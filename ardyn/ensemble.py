@@ -31,23 +31,41 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     if not models:
         raise InputError("an ensemble needs one or more modules, got none; pass such as [model]")
     check_modes(models[0])
-    shapes = [[(name, x.shape) for name, x in each.state_dict().items()] for each in models]
-    for number, each in enumerate(shapes):
-        if each != shapes[0] or type(models[number]) is not type(models[0]):
+    for number, model in enumerate(models):
+        if _anatomy(model) != _anatomy(models[0]):
             raise InputError(
-                f"module {number} of the ensemble differs from the first in its parameters or its "
-                f"class; pass modules of one architecture"
+                f"module {number} of the ensemble differs from the first in its modules, their "
+                f"settings, or the shape, type or place of its parameters; pass modules of one "
+                f"architecture"
             )
     _check_stackable(models[0])
 
     def stack(path: str) -> nn.Module:
         return Stacked([each.get_submodule(path) for each in models])
 
-    return _replaced(models[0], stack, lambda module: bool(module._parameters))
+    return _replaced(models[0], stack, lambda m: bool(m._parameters or m._buffers))
+
+
+def _anatomy(model: nn.Module) -> object:
+    """Everything in which members must be alike."""
+    modules = [(n, type(m), m.extra_repr(), m.training) for n, m in model.named_modules()]
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return modules, [(n, x.shape, x.dtype, x.device, x.requires_grad) for n, x in tensors.items()]
 
 
 def member(model: nn.Module, number: int) -> nn.Module:
-    """One network of an ensemble, as a module of its own with copies of its parameters."""
+    """One network of an ensemble, as a module of its own with copies of its parameters.
+
+    Raises:
+        InputError: no ensemble, or a number beyond its members.
+    """
+    stacked_ones = [each for each in model.modules() if isinstance(each, Stacked)]
+    if not stacked_ones or not 0 <= number < stacked_ones[0].members:
+        size = stacked_ones[0].members if stacked_ones else 0
+        raise InputError(
+            f"there is no member {number} in {type(model).__name__}, an ensemble of {size}; pass "
+            f"an ensemble, and a number below its size"
+        )
 
     def pick(path: str) -> nn.Module:
         stacked = model.get_submodule(path)

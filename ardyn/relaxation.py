@@ -126,6 +126,8 @@ class Relaxation:
         for name in ("gradients", "equilibrium"):
             other.__dict__.pop(name, None)
         other.inputs, other.targets = as_inputs(inputs), targets
+        named = named_parameters(self.model)
+        other._parameters = {name: p.detach() for name, p in named.items()}
         trace, drive = other._feed_forward()
         psi = {
             block: self._feedback[block].detach().to(old)

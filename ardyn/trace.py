@@ -195,26 +195,30 @@ def _operation(
     n: fx.Node, sources: tuple[str, ...], run: _FrozenPass
 ) -> Callable[[Sequence[Tensor], Parameters], Any]:
     """A traced operation as a function of its sources and parameters; the rest stays as it was."""
+    # Of the pass only what this operation reads is kept: it would hold on to itself, and to memory.
+    fed = {node: run.names.get(node.name) for node in n.all_input_nodes}
+    rest = {node: run.env[node] for node, name in fed.items() if name not in sources}
+    module = run.fetch_attr(str(n.target)) if n.op == "call_module" else None
 
     def compute(xs: Sequence[Tensor], parameters: Parameters) -> Any:
         given = dict(zip(sources, xs, strict=True))
 
         def value(node: fx.Node) -> Any:
-            if run.names.get(node.name) in given:
-                x = given[run.names[node.name]]
-                return x.clone() if n.meta.get("in_place") else x
+            name = fed[node]
+            if name in given:
+                return given[name].clone() if n.meta.get("in_place") else given[name]
             if node.op == "get_attr" and str(node.target) in parameters:
                 return parameters[str(node.target)]
-            return run.env[node]
+            return rest[node]
 
         args, kwargs = fx.map_arg((n.args, n.kwargs), value)
-        if n.op == "call_module":
+        if module is not None:
             own = {
                 name.removeprefix(f"{n.target}."): p
                 for name, p in parameters.items()
                 if name.startswith(f"{n.target}.")
             }
-            return functional_call(run.fetch_attr(str(n.target)), own, args, kwargs)
+            return functional_call(module, own, args, kwargs)
         if n.op == "call_method":
             return getattr(args[0], str(n.target))(*args[1:], **kwargs)
         return n.target(*args, **kwargs)  # type: ignore[operator]

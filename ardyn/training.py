@@ -82,7 +82,13 @@ def backprop(model: nn.Module, inputs: Tensor, targets: Any, loss: Loss = "sse")
     return value.detach()
 
 
+def _learns_feedback(rule: Rule | Mapping[str, Rule]) -> bool:
+    rules = [rule] if isinstance(rule, Rule) else rule.values()
+    return any(each.feedback == "learned" for each in rules)
+
+
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    gradient = gradient.to(parameter)
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
@@ -114,11 +120,29 @@ class Learner:
     solver: Solver = field(default_factory=ClosedForm)
     feedback: Mapping[str, Tensor] | None = None
     tau_trace: float | None = None
+    units: Units = "block"
     _made: dict[object, Relaxation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_positive("duration", self.duration, such_as=10)
         check_choice("method", self.method, get_args(Method))
+        taken = {id(p) for group in self.optimiser.param_groups for p in group["params"]}
+        learning: dict[str, Tensor] = {
+            n: p for n, p in self.model.named_parameters() if p.requires_grad
+        }
+        if self.method == "ar" and _learns_feedback(self.rule):
+            learning |= {f"feedback of '{block}'": psi for block, psi in self.feedback_items}
+        for name, p in learning.items():
+            if id(p) not in taken:
+                raise InputError(
+                    f"the optimiser was not given {name}, which learns; make it over the model's "
+                    f"parameters, and ψ where the Rule learns it, or use requires_grad_(False)"
+                )
+
+    @property
+    def feedback_items(self) -> list[tuple[str, Tensor]]:
+        """ψ by block."""
+        return list((self.feedback or {}).items())
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Learn from one batch; 𝓛 before the update, summed over samples, [].
@@ -150,19 +174,20 @@ class Learner:
         return sim
 
     def state(self) -> dict[str, Any]:
-        """Everything that learning changes, to go on from later."""
+        """Everything that learning changes, to be stored; the tensors themselves, not copies."""
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "feedback": dict(self.feedback or {}),
+            "feedback": dict(self.feedback_items),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from where ``state`` was taken."""
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for block, psi in (self.feedback or {}).items():
-            psi.copy_(state["feedback"][block])
+        with torch.no_grad():
+            for block, psi in self.feedback_items:
+                psi.copy_(state["feedback"][block])
 
 
 def batches(samples: int, size: int, seeds: Sequence[int], epoch: int) -> Iterator[Tensor]:
@@ -171,9 +196,11 @@ def batches(samples: int, size: int, seeds: Sequence[int], epoch: int) -> Iterat
     The order depends on the seed and the number of the epoch alone; the last batch may be smaller.
 
     Raises:
-        InputError: a batch larger than the set.
+        InputError: a batch larger than the set, or seeds that are none.
     """
-    if not 1 <= size <= samples:
+    if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise InputError(f"seeds must be whole numbers from 0 on, got {seeds!r}; pass such as [0]")
+    if not isinstance(size, int) or not 1 <= size <= samples:
         raise InputError(f"batch size {size} must lie in 1 … {samples}, the whole set; lower it")
     orders = [np.random.default_rng((seed, epoch)).permutation(samples) for seed in seeds]
     for rows in torch.split(torch.from_numpy(np.stack(orders)), size, dim=1):
@@ -189,16 +216,24 @@ def evaluate(
     Args:
         model: a network, or an ensemble, every member of which sees every sample.
         inputs: [sample, …].
-        targets: one-hot, [sample, class].
-        chunk: samples at a time.
+        targets: one-hot, [sample, class], or class indices, [sample].
+        chunk: samples at a time, shared among the members.
 
     Returns:
         [member] each, float64.
     """
+    check_positive("chunk", chunk, such_as=1000)
+    if len(inputs) == 0 or len(inputs) != len(targets):
+        raise InputError(
+            f"{len(inputs)} inputs and {len(targets)} targets cannot be evaluated; pass one or "
+            f"more, as many of each"
+        )
     members, function = ensemble_size(model), loss_function(loss)
     losses, right = torch.zeros(2, members, dtype=torch.float64)
-    for x, t in zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True):
+    size = max(1, int(chunk) // members)
+    for x, t in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
         outputs = model(x.repeat(members, *[1] * (x.ndim - 1))).unflatten(0, (members, -1))
         losses += torch.stack([function(each, t) for each in outputs]).cpu()
-        right += (outputs.argmax(-1) == t.argmax(-1)).sum(1).cpu()
+        classes = t if t.ndim == 1 else t.argmax(-1)
+        right += (outputs.argmax(-1) == classes).sum(1).cpu()
     return losses / len(inputs), right / len(inputs)

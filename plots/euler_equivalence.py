@@ -25,6 +25,8 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
     paths = draw_accuracy(results, folder)
     for name, figure_of in FIGURES.items():
+        if name == "training" and "compared" not in results:
+            continue
         figure = figure_of(results)
         paths += style.save(figure, folder, name)
         plt.close(figure)
@@ -46,7 +48,8 @@ def weights(results: xr.Dataset) -> Figure:
         _distances(right, results.distance.sel(scheme=name), looks[name])
     right.axvline(PAPER[0], color="k", ls=":", lw=1)
     left.axvline(PAPER[0] * n, color="k", ls=":", lw=1)
-    right.plot(results.step, results.step, "k--", lw=1, label="bound for Euler: $h / \\tau$")
+    bounded = results.step[results.step <= 1]
+    right.plot(bounded, bounded, "k--", lw=1, label="bound for Euler: $h / \\tau$")
     right.set(xscale="log", yscale="log", ylim=(1e-13, 3), xlabel="step $h$ [$\\tau$]")
     right.set_ylabel("total variation to the ODE's weights")
     right.set_title("10 $\\tau$, as near as the iterations allow")
@@ -78,13 +81,14 @@ def errors(results: xr.Dataset) -> Figure:
     )
     labels = {"state_error": "final state", "gradient_error": "gradient"}
     looks = style.of(results.scheme.values)
+    is_paper = json.loads(results.attrs["config"])["duration"] == PAPER[0] * PAPER[1]
     for row, (variable, label) in zip(panels, labels.items(), strict=True):
         for stage, axes in zip(stages, row, strict=True):
             for name, look in looks.items():
                 here = results[variable].sel(stage=stage, scheme=name)
                 axes.plot(here.step, here.sel(how="predicted"))[0].set(**style.line(look))
                 axes.plot(here.step, here.sel(how="measured"), ms=5)[0].set(**style.dots(look))
-                if name == "euler" and PAPER[0] in here.step:
+                if name == "euler" and PAPER[0] in here.step and is_paper:
                     at = here.sel(step=PAPER[0], how="measured")
                     axes.plot(PAPER[0], at, **STAR)
         row[0].set_ylabel(f"{label}: relative\nerror to the ODE's")
@@ -123,7 +127,7 @@ def to_backprop(results: xr.Dataset) -> Figure:
         axes.plot(results.step, 10 / results.step, color="w", lw=1)
         axes.plot(*PAPER, **STAR | {"color": "r"})
         axes.set(xscale="log", yscale="log", title=name, xlabel="step $h$ [$\\tau$]")
-        axes.set_ylim(float(last.iterations.min()), float(last.iterations.max()))
+        axes.set_ylim(float(last.iterations.min()) / 1.5, float(last.iterations.max()) * 1.5)
     panels[0][0].set_ylabel("iterations $n$")
     figure.colorbar(mesh, ax=panels[0].tolist(), label="relative distance", extend="both")
     figure.suptitle(
@@ -135,7 +139,8 @@ def to_backprop(results: xr.Dataset) -> Figure:
 
 def training(results: xr.Dataset) -> Figure:
     """Whether training differs: final accuracies, paired over seeds."""
-    first, names = results.condition.values[0], results.compared.values
+    first = results.condition.values[0]
+    names = results.compared.values
     figure, axes = plt.subplots(figsize=(6, 0.7 * len(names) + 1.8))
     final = results.accuracy.isel(epoch=-1)
     margin = json.loads(results.attrs["config"])["margin"]

@@ -23,7 +23,9 @@ def angles(results: xr.Dataset) -> Figure:
     """Angles over epochs, layer by layer: AR against BP gradients, and ψ against Wᵀ."""
     layers = results.layer.values
     size = (2.2 * len(layers) + 0.6, 5)
-    figure, panels = plt.subplots(2, len(layers), figsize=size, sharex=True, sharey=True)
+    figure, panels = plt.subplots(
+        2, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
     rows = {
         "gradient_angle": "AR to BP gradient\n[degrees]",
         "feedback_angle": "$\\psi$ to $W^T$\n[degrees]",

@@ -1,5 +1,6 @@
 """Results of finished runs: all that a figure may read."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,10 +47,16 @@ def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
     if len(runs) == 1:
         return runs[0]
     names = [name for run in runs for name in run.get("condition", xr.DataArray([])).values]
-    if len({run.attrs["title"] for run in runs}) > 1 or len(set(names)) < len(names) or not names:
+    if len(set(names)) < len(names) or not names or len({_common(run) for run in runs}) > 1:
         raise InputError(
-            f"runs of {', '.join(run.attrs['title'] for run in runs)}, with the conditions "
-            f"{', '.join(map(str, names))}, don't fit one figure; name runs of one kind, each with "
-            f"conditions of its own"
+            f"runs with the conditions {', '.join(map(str, names))} don't fit one figure; name "
+            f"runs that differ in nothing but their conditions and seeds"
         )
     return xr.concat(runs, "condition", join="outer", combine_attrs="override")
+
+
+def _common(run: xr.Dataset) -> str:
+    """What runs in one figure must share."""
+    config = json.loads(run.attrs["config"])
+    own = ("conditions", "seeds", "tau_z", "nonlinear_scheme", "nonlinear_step")
+    return json.dumps({name: value for name, value in config.items() if name not in own})

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,19 +36,19 @@ class Checkpoints:
         if not path.exists():
             return None
         try:
-            found: dict[str, Any] = torch.load(path, weights_only=True)
+            found = torch.load(path, weights_only=True)
             identity = found.pop("identity")
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever a broken file makes the reader raise
             raise InputError(
-                f"cannot read the checkpoint {path} ({str(error).splitlines()[0]}); remove it, or "
-                f"start over with --overwrite"
+                f"cannot read the checkpoint {path} ({type(error).__name__}); remove it, or start "
+                f"over with --overwrite"
             ) from error
         if identity != self.identity:
             raise InputError(
                 f"the checkpoint {path} belongs to another configuration or to other data; start "
                 f"over with --overwrite, or use another --out"
             )
-        return found
+        return dict(found)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write beside, to the disk, then rename: a run killed at any moment leaves a whole file.

@@ -18,7 +18,6 @@ from plots import finished
 from plots.command_line import refusing
 from studies import data
 from studies.runs import RunFolder, manifest, read_config
-from studies.training import Sets
 
 Config = TypeVar("Config", bound="Settings")
 Loaded = TypeVar("Loaded", bound="HasChecksum")
@@ -103,9 +102,9 @@ def training_set(config: Settings, data_dir: Path | None) -> data.Data:
     return data.load(config.dataset, getattr(torch, config.dtype), data_dir)
 
 
-def both_sets(config: Settings, data_dir: Path | None) -> Sets:
+def both_sets(config: Settings, data_dir: Path | None) -> data.Sets:
     """The images to train on, and those to test on."""
-    return Sets(*data.train_and_test(config.dataset, getattr(torch, config.dtype), data_dir))
+    return data.Sets(*data.train_and_test(config.dataset, getattr(torch, config.dtype), data_dir))
 
 
 def _use_threads(count: int) -> None:

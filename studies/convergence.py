@@ -5,7 +5,6 @@ activities over time with the BP gradients, and with the exact trajectory.
 """
 
 import sys
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal, Never
 
@@ -205,10 +204,7 @@ def _network(config: Config, images: data.Data, generator: torch.Generator) -> n
     """The network whose relaxation is compared over solvers, from flat pixels."""
     pixels, classes = images.inputs.shape[1], images.targets.shape[1]
     if config.network == "cnn":
-        channels, side, _ = ardyn.models.IMAGES[config.dataset]
-        image = nn.Unflatten(1, (channels, side, side))
-        cnn = dict(ardyn.cnn(config.dataset, generator=generator).named_children())
-        return nn.Sequential(OrderedDict[str, nn.Module](image=image, **cnn))
+        return networks.cnn_for(config.dataset, "paper")(generator)
     if config.network != "mlp":
         return networks.deep(config.network, pixels, _DEPTH[config.network], classes, generator)
     if (config.sizes[0], config.sizes[-1]) != (pixels, classes):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -118,3 +118,26 @@ def _checksum(images: Images, white: int | None) -> str:
         sha.update((pixels / white if white else pixels).tobytes())
     sha.update(images.labels.tobytes())
     return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Whole sets of images, as one tensor each."""
+
+    train: Data
+    test: Data
+
+    @property
+    def checksum(self) -> str:
+        """Of both."""
+        both = self.train.checksum + self.test.checksum
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def to(self, device: torch.device) -> "Sets":
+        """The same on a device."""
+        return Sets(*(_moved(each, device) for each in (self.train, self.test)))
+
+
+def _moved(images: Data, device: torch.device) -> Data:
+    inputs, targets = images.inputs.to(device), images.targets.to(device)
+    return replace(images, inputs=inputs, targets=targets)

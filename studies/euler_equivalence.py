@@ -22,16 +22,16 @@ import ardyn
 from ardyn import ClosedForm, Fixed, InputError, Sweep
 from ardyn.errors import check_choice, check_positive
 from ardyn.gradients import block_gradients, parameter_gradients
-from ardyn.models import IMAGES
 from ardyn.propagator import Scheme, propagator
 from ardyn.relaxation import Solver
 from plots.euler_equivalence import draw
-from studies import data, training_results
+from studies import data, networks, training_results
 from studies.checkpoints import Checkpoints
 from studies.command_line import both_sets, main
 from studies.equivalence_test import equivalence
 from studies.runs import RunFolder
-from studies.training import Condition, Make, Sets, Training, check_hidden, learn, learner
+from studies.settings import Condition, Training, check_hidden
+from studies.training import learn, learner
 from studies.training_results import described
 
 SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
@@ -40,6 +40,7 @@ PAPER = (0.1, 100)
 CHAIN = 400
 """Units of the chain on which weights are compared: longer than errors travel in ``LONGEST``."""
 LONGEST = 200.0
+"""Units of τ: relaxations longer than that are not compared."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,14 @@ class Config(Training):
             )
 
 
-def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     """Compare weights, states and gradients, and training.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
         DivergenceError: the numbers were lost in some epoch and batch.
     """
-    channels, side, classes = IMAGES[config.dataset]
-
-    def make(generator: torch.Generator) -> nn.Module:
-        return ardyn.mlp([channels * side**2, *config.hidden, classes], generator=generator)
-
+    make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {
         name: Condition("ODE" if name == "exact" else name, scheme=name)
         for name in config.trained_with
@@ -129,13 +126,14 @@ def weights(config: Config) -> xr.Dataset:
     """How far a scheme's weights are from the ODE's, which are Poisson(t / τ), at the same time.
 
     Returns:
-        "distance": ½ Σ_k |P_k(scheme) − P_k(ODE)|, the total variation, [scheme, step, iterations];
+        "distance": ½ Σ_k |P_k(scheme) − P_k(ODE)|, the total variation, [scheme, step, iterations],
+        NaN for h > τ, where weights are no probabilities;
         "weight": P_k at the paper's step and number of iterations, [weighted_by, lag].
     """
     grid: dict[str, list[Any]] = {"scheme": list(config.schemes), "step": list(config.steps)}
     rows = _empty({**grid, "iterations": list(config.iterations)})
     for name, step, n in itertools.product(config.schemes, config.steps, config.iterations):
-        if n * step <= LONGEST and _is_stable(name, step):
+        if n * step <= LONGEST and step <= 1:  # beyond, some weights are negative
             rows.loc[name, step, n] = total_variation(scheme_named(name, step), n * step)
     step, n = PAPER
     at_paper = {"exact": _weights(None, step * n)} | {
@@ -168,7 +166,7 @@ def _is_stable(name: str, step: float) -> bool:
     return scheme_named(name, step).growth(step) < 1
 
 
-def _stages(config: Config, make: Make, sets: Sets) -> xr.Dataset:
+def _stages(config: Config, make: networks.Make, sets: data.Sets) -> xr.Dataset:
     """Errors on the first seed's network, before and while it learns by the first scheme."""
     alone = replace(config, seeds=config.seeds[:1])
     first = Condition("stages", scheme=config.trained_with[0])
@@ -256,7 +254,8 @@ def summary(results: xr.Dataset) -> str:
     """Distances at the paper's setting, accuracies, and their differences."""
     lines = [training_results.summary(results), ""]
     step, n = PAPER
-    if step in results.step and n in results.iterations:
+    config = json.loads(results.attrs["config"])
+    if step in results.step and n in results.iterations and config["duration"] == step * n:
         lines.append(f"At the paper's step {step:g} and {n} iterations (t = {step * n:g} τ):")
         last = results.isel(stage=-1).sel(step=step)
         table = pd.DataFrame(
@@ -268,14 +267,13 @@ def summary(results: xr.Dataset) -> str:
             index=pd.Index(results.scheme.values, name="scheme"),
         )
         lines += [table.to_string(float_format="{:.3g}".format), ""]
-    margin = json.loads(results.attrs["config"])["margin"]
     for name in results.get("compared", xr.DataArray([])).values:
         pair = results.sel(compared=name)
         verdict = "equivalent" if pair.equivalence_p < 0.05 else "not shown to be equivalent"
         lines.append(
             f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} points "
             f"[{float(pair.interval_low):+.3f}, {float(pair.interval_high):+.3f}], {verdict} "
-            f"within ±{margin:g} (p = {float(pair.equivalence_p):.2g})"
+            f"within ±{config['margin']:g} (p = {float(pair.equivalence_p):.2g})"
         )
     return "\n".join(lines)
 

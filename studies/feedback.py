@@ -8,23 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
-import ardyn
 from ardyn import Learner, Rule
 from ardyn.errors import check_positive
-from ardyn.models import IMAGES
 from plots.feedback import draw
+from studies import data, networks
 from studies.alignment import feedback_angles, gradient_angles
 from studies.checkpoints import Checkpoints
 from studies.command_line import both_sets, main
 from studies.runs import RunFolder
-from studies.training import Condition, Sets, Training, check_conditions, check_hidden, learn
+from studies.settings import DROPPED, Condition, SchemeTraining, check_conditions, check_hidden
+from studies.training import learn
 from studies.training_results import described, summary
 
-DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
 CONDITIONS = {
     "transpose": Condition("Wᵀ"),
     "learned": Condition("learned ψ", rule=Rule(feedback="learned")),
@@ -36,7 +34,7 @@ CONDITIONS = {
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(SchemeTraining):
     """What is trained, and how; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
@@ -54,18 +52,14 @@ class Config(Training):
         check_positive("probe-size", self.probe_size, 512)
 
 
-def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     """Train in every condition, with every seed, and take the angles after every epoch.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
         DivergenceError: the numbers were lost in some epoch and batch.
     """
-    channels, side, classes = IMAGES[config.dataset]
-
-    def make(generator: torch.Generator) -> nn.Module:
-        return ardyn.mlp([channels * side**2, *config.hidden, classes], generator=generator)
-
+    make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
     sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]

@@ -1,7 +1,8 @@
 """The networks that the convergence study relaxes, each a map from flat pixels to classes."""
 
 import math
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 import ardyn
 from ardyn import InputError
+from ardyn.models import IMAGES, Variant
 
 WIDTH = 32
 """Features of a token, a cell or a channel."""
@@ -95,6 +97,29 @@ class LSTM(nn.Module):
             state = self.cell(pieces[:, t], state)
         y: Tensor = self.read(state[0])  # type: ignore[index]
         return y
+
+
+Make = Callable[[torch.Generator], nn.Module]
+"""Makes a network from flat pixels, its weights drawn with the generator."""
+
+
+def mlp_for(dataset: str, hidden: Sequence[int]) -> Make:
+    """The paper's perceptron for the images of a data set."""
+    channels, side, classes = IMAGES[dataset]
+    sizes = [channels * side**2, *hidden, classes]
+    return lambda generator: ardyn.mlp(sizes, generator=generator)
+
+
+def cnn_for(dataset: str, variant: Variant) -> Make:
+    """The paper's convolutional network, or the authors', for the images of a data set."""
+    channels, side, _ = IMAGES[dataset]
+
+    def make(generator: torch.Generator) -> nn.Module:
+        image = nn.Unflatten(1, (channels, side, side))
+        cnn = ardyn.cnn(dataset, variant, generator=generator)
+        return nn.Sequential(OrderedDict[str, nn.Module](image=image, **dict(cnn.named_children())))
+
+    return make
 
 
 DEEP: dict[str, Callable[[int, int, int], nn.Module]] = {

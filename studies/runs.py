@@ -106,6 +106,8 @@ class RunFolder:
             InputError: a folder that cannot be made or written, or one with the checkpoints of a
                 run that was stopped, unless to start over or to go on from them.
         """
+        if overwrite and resume:
+            raise InputError("--resume goes on and --overwrite starts over; pass one of them")
         self._check_writable()
         checkpoints = self.path / "checkpoints"
         if overwrite:

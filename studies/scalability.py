@@ -4,25 +4,22 @@ Trains the paper's CNN by activation relaxation, with learned feedback weights �
 without the nonlinear derivative f′, on its convolutions, its fully connected layers, or both.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
-import torch
 import xarray as xr
-from torch import nn
 
-import ardyn
 from ardyn import Rule
-from ardyn.models import IMAGES, Variant
+from ardyn.models import Variant
 from plots.scalability import draw
+from studies import data, networks
 from studies.checkpoints import Checkpoints
 from studies.command_line import both_sets, main
 from studies.runs import RunFolder
-from studies.training import Condition, Sets, Training, check_conditions, learn
+from studies.settings import DROPPED, Condition, SchemeTraining, check_conditions
+from studies.training import learn
 from studies.training_results import described, summary
 
 LEARNED = Rule(feedback="learned")
-DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
 CONDITIONS = {
     "bp": Condition("backprop", "bp"),
     "ar": Condition("AR"),
@@ -40,7 +37,7 @@ CONDITIONS = {
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(SchemeTraining):
     """What is trained, and how; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(name for name in CONDITIONS if name != "bp")
@@ -55,20 +52,14 @@ class Config(Training):
         check_conditions(self.conditions, CONDITIONS)
 
 
-def run(config: Config, sets: Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     """Train in every condition, with every seed.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
         DivergenceError: the numbers were lost in some epoch and batch.
     """
-    channels, side, _ = IMAGES[config.dataset]
-
-    def make(generator: torch.Generator) -> nn.Module:
-        cnn = ardyn.cnn(config.dataset, config.variant, generator=generator)
-        image = nn.Unflatten(1, (channels, side, side))
-        return nn.Sequential(OrderedDict[str, nn.Module](image=image, **dict(cnn.named_children())))
-
+    make = networks.cnn_for(config.dataset, config.variant)
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
     results = learn(config, conditions, make, sets, checkpoints)

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from plots.learning_curves import table
-from studies.training import Condition
+from studies.settings import Condition
 
 _VARIABLES = {
     "condition": ("what the network learns by", ""),

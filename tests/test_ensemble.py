@@ -147,6 +147,13 @@ def tied() -> nn.Module:
         ([], "one or more modules, got none"),
         ([nn.Linear(4, 3), nn.Linear(4, 2)], "module 1 of the ensemble differs from the first"),
         ([nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 3))], "module 1 of the ensemble differs"),
+        ([nn.Sequential(nn.Linear(4, 3), f) for f in (nn.Tanh(), nn.ReLU())], "module 1 of the"),
+        (
+            [nn.Conv2d(1, 1, 3, padding=1, padding_mode=m) for m in ("zeros", "circular")],
+            "1 of the",
+        ),
+        ([nn.Linear(4, 3), nn.Linear(4, 3).double()], "module 1 of the ensemble differs"),
+        ([nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)], "module 1 of the ensemble"),
         ([Bare(), Bare()], "parameter 'gain' of an ensemble stands beside modules in Bare; put"),
         ([tied(), tied()], "parameter '1.weight' of an ensemble is tied to parameter '0.weight'"),
         ([nn.Sequential(nn.Linear(4, 3), nn.Dropout())], "Dropout '1' is in training mode"),
@@ -161,3 +168,30 @@ def test_a_batch_that_does_not_go_round_is_refused():
     together = ardyn.ensemble([ardyn.mlp([4, 3]), ardyn.mlp([4, 3])])
     with pytest.raises(ardyn.InputError, match="3 samples don't go round 2 members"):
         ardyn.Relaxation(together, torch.zeros(3, 4), torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize("number", [-1, 2, 7])
+def test_a_member_that_is_none_is_refused(number):
+    models = [ardyn.mlp([4, 3]), ardyn.mlp([4, 3])]
+    with pytest.raises(ardyn.InputError, match=f"no member {number} in .*an ensemble of 2"):
+        ardyn.member(ardyn.ensemble(models), number)
+    with pytest.raises(ardyn.InputError, match="an ensemble of 0"):
+        ardyn.member(models[0], 0)
+
+
+class Shifted(nn.Module):
+    """A buffer, and no parameter."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = nn.Buffer(torch.tensor([shift]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+def test_members_keep_buffers_of_their_own():
+    models = [nn.Sequential(nn.Linear(4, 3), Shifted(s)) for s in (0.0, 5.0)]
+    x = torch.randn(2, 3, 4, generator=generator())
+    truth = torch.cat([model(each) for model, each in zip(models, x, strict=True)])
+    assert difference(ardyn.ensemble(models)(flat(x)).detach(), truth.detach()) < 1e-6

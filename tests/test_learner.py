@@ -1,5 +1,6 @@
 """Training: the phasic scheme against loops written out, alone and side by side."""
 
+import gc
 import io
 from typing import Any
 
@@ -194,3 +195,78 @@ def test_evaluation_is_that_of_each_member(chunk):
         assert difference(loss[i], (y - targets).square().sum() / 40) < 1e-12
         assert float(accuracy[i]) == float((y.argmax(1) == targets.argmax(1)).double().mean())
     assert len(set(accuracy.tolist())) > 1
+
+
+def test_class_indices_are_classes_too():
+    inputs, targets = images()
+    model, classes = network(0), targets.argmax(1)
+    accuracy = ardyn.evaluate(model, inputs, classes, "cross_entropy")[1]
+    assert torch.equal(accuracy, ardyn.evaluate(model, inputs, targets)[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"chunk": 0}, "chunk must be positive"),
+        ({"targets": torch.zeros(3, 4)}, "40 inputs and 3 targets cannot be evaluated"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(change, words):
+    inputs, targets = images()
+    with pytest.raises(InputError, match=words):
+        ardyn.evaluate(**{"model": network(0), "inputs": inputs, "targets": targets} | change)
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [0.5]])
+def test_seeds_that_are_none_are_refused(seeds):
+    with pytest.raises(InputError, match="seeds must be whole numbers from 0 on"):
+        next(ardyn.batches(40, 8, seeds, 1))
+
+
+def test_feedback_has_a_gradient_of_its_own():
+    inputs, targets = images()
+    model = network(1)
+    psi = ardyn.random_feedback(model, generator=generator(4))
+    ardyn.backward(model, inputs, targets, rule=Rule(feedback="learned"), feedback=psi)
+    before = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    for x in psi.values():
+        assert x.grad is not None
+        x.grad.zero_()
+    assert_same({n: p.grad for n, p in model.named_parameters()}, before, 0.0)
+
+
+def test_an_optimiser_of_something_else_is_refused():
+    model, psi = network(1), ardyn.random_feedback(network(1))
+    with pytest.raises(InputError, match=r"optimiser was not given fc1.weight, which learns"):
+        Learner(model, torch.optim.SGD(network(1).parameters(), lr=RATE))
+    with pytest.raises(InputError, match=r"was not given feedback of 'fc1', which learns"):
+        learner(model, rule=Rule(feedback="learned"), feedback=psi)
+    learner(model, rule=Rule(feedback="fixed"), feedback=psi)
+
+
+def test_weights_that_were_put_in_another_place_are_found():
+    inputs, targets = images()
+    model = network(1)
+    student = learner(model, rate=0.0)
+    student.step(inputs, targets)
+    model.load_state_dict(network(2).state_dict(), assign=True)
+    student.optimiser.param_groups[0]["params"] = list(model.parameters())
+    truth = (network(2)(inputs) - targets).square().sum().detach()
+    assert difference(student.step(inputs, targets), truth) < 1e-12
+
+
+def test_a_step_leaves_nothing_behind():
+    model = ardyn.cnn("digits", "code", generator=generator())
+    student = learner(model)
+    x, t = torch.rand(4, 1, 8, 8), torch.zeros(4, 10)
+    student.step(x, t)
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        for _ in range(3):
+            student.step(x, t)
+            counts.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert counts[0] == counts[1] == counts[2]

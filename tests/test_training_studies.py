@@ -16,14 +16,27 @@ import pytest
 import torch
 import xarray as xr
 
-from ardyn import DivergenceError, InputError
+import ardyn
+from ardyn import (
+    Adaptive,
+    ClosedForm,
+    DivergenceError,
+    Fixed,
+    InputError,
+    Rule,
+    Sweep,
+    batches,
+)
 from plots import finished
 from plots.euler_equivalence import draw
+from plots.feedback import draw as draw_feedback
+from plots.frozen_pass import draw as draw_frozen_pass
 from plots.learning_curves import table
 from studies import data, euler_equivalence, feedback, frozen_pass, scalability
 from studies.checkpoints import Checkpoints
+from studies.networks import cnn_for, mlp_for
 from studies.runs import RunFolder
-from studies.training import Sets
+from studies.training import learner
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--hidden", "12", "10", "--epochs", "3", "--seeds", "0", "1", "--learning-rate", "0.002"]
@@ -31,14 +44,14 @@ SMALL = frozen_pass.Config(hidden=(12, 10), epochs=2, seeds=(0, 1), learning_rat
 
 
 @pytest.fixture(scope="module")
-def digits() -> Sets:
+def digits() -> data.Sets:
     """A sixth of the digits."""
     train, test = data.train_and_test("digits", torch.float32)
     few = replace(train, inputs=train.inputs[:250], targets=train.targets[:250])
-    return Sets(few, test)
+    return data.Sets(few, test)
 
 
-def run(config: Any, sets: Sets, tmp_path: Path, module: Any = frozen_pass) -> xr.Dataset:
+def run(config: Any, sets: data.Sets, tmp_path: Path, module: Any = frozen_pass) -> xr.Dataset:
     results: xr.Dataset = module.run(config, sets, RunFolder(tmp_path))
     return results
 
@@ -168,8 +181,11 @@ def test_runs_of_several_conditions_are_drawn_together(tmp_path, digits):
     assert table(together)["seeds"].tolist() == [2, 2, 1]
     first = runs[0].accuracy.isel(epoch=-1).mean("seed")
     assert table(together)["test accuracy [%]"].iloc[0] == pytest.approx(float(first[0]))
-    with pytest.raises(InputError, match="each with conditions of its own"):
+    with pytest.raises(InputError, match="differ in nothing but their conditions and seeds"):
         finished.together([runs[0], runs[0]])
+    other = run(replace(SMALL, conditions=("a",), epochs=2), digits, tmp_path / "other")
+    with pytest.raises(InputError, match="differ in nothing but their conditions and seeds"):
+        finished.together([runs[0], other])
 
 
 KILLS = 2
@@ -220,8 +236,13 @@ def test_a_checkpoint_of_another_configuration_or_broken_is_refused(digits, tmp_
     with pytest.raises(InputError, match="belongs to another configuration or to other data"):
         run(replace(config, epochs=2), digits, tmp_path)
     path = tmp_path / "checkpoints/ar.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot read the checkpoint .*over with --overwrite"):
+    whole = path.read_bytes()
+    for broken in (b"", b"x", whole[:1000]):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match="cannot read the checkpoint .*with --overwrite"):
+            run(config, digits, tmp_path)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="cannot read the checkpoint"):
         run(config, digits, tmp_path)
 
 
@@ -255,6 +276,10 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
         ("frozen_pass", ["--hidden", "0"], "hidden must be positive numbers, got"),
         ("feedback", ["--probe-size", "0"], "probe-size must be positive"),
         ("scalability", ["--conditions", "psy"], "unknown condition 'psy': did you mean 'psi"),
+        ("frozen_pass", ["--step", "0.3"], "step 0.3 means nothing to the scheme 'exact'"),
+        ("frozen_pass", ["--seeds", "9" * 25], "seeds must be one or more different numbers"),
+        ("frozen_pass", ["--tau-z", "1", "1"], "tau-z must be different"),
+        ("frozen_pass", ["--resume", "--overwrite"], "--resume goes on and --overwrite starts"),
         ("euler_equivalence", ["--stages", "99"], "stages must lie in 0 … 30"),
         ("euler_equivalence", ["--schemes", "dopri5"], "unknown scheme 'dopri5'"),
         ("euler_equivalence", ["--steps", "-0.1"], "must be positive and finite"),
@@ -296,3 +321,182 @@ def test_the_equivalence_study_runs_and_predicts_what_it_measures(digits, tmp_pa
         *("accuracy", "table", "weights", "errors", "to_backprop", "training")
     }
     assert "total variation to the ODE" in euler_equivalence.summary(results)
+    assert not np.allclose(results.state_error.isel(stage=0), results.state_error.isel(stage=1))
+    losses = results.test_loss.isel(epoch=-1, seed=0).values.tolist()
+    assert len(set(losses)) == len(losses)
+    clamped = run(replace(config, output="clamped"), digits, tmp_path / "2", euler_equivalence)
+    assert not np.allclose(results.bp_error, clamped.bp_error)
+
+
+def test_a_single_scheme_has_nothing_to_be_compared_with(digits, tmp_path):
+    config = euler_equivalence.Config(
+        hidden=(8,), epochs=1, seeds=(0,), stages=(0,), steps=(0.1,), iterations=(100,)
+    )
+    config = replace(config, trained_with=("exact",), schemes=("euler",))
+    results = run(config, digits, tmp_path, euler_equivalence)
+    assert "training" not in {path.stem for path in draw(results, tmp_path)}
+
+
+def test_angles_of_a_single_layer_are_drawn(digits, tmp_path):
+    results = run(feedback.Config(hidden=(), epochs=1, seeds=(0,)), digits, tmp_path, feedback)
+    assert {"angles", "accuracy"} <= {path.stem for path in draw_feedback(results, tmp_path)}
+
+
+CURRENT, DROP = {"relaxation_derivative": "current"}, {"relaxation_derivative": "dropped"}
+BOTH = DROP | {"update_derivative": "dropped"}
+PSI = {"feedback": "learned"}
+IN_WORDS: list[tuple[Any, dict[str, Any]]] = [
+    (
+        frozen_pass,
+        {
+            "bp": None,
+            "ar": {},
+            "a": CURRENT,
+            "b": {"update_derivative": "current"},
+            "a+b": CURRENT | {"update_derivative": "current"},
+            "c": {"update_activity": "current"},
+        },
+    ),
+    (
+        scalability,
+        {
+            "bp": None,
+            "ar": {},
+            "psi-fc": {"fc*": PSI},
+            "psi-conv": {"conv*": PSI},
+            "psi": PSI,
+            "drop-fc": {"fc*": BOTH},
+            "drop-conv": {"conv*": BOTH},
+            "drop": BOTH,
+            "psi+drop": PSI | BOTH,
+        },
+    ),
+    (
+        feedback,
+        {
+            "transpose": {},
+            "learned": PSI,
+            "fixed": {"feedback": "fixed"},
+            "transpose-drop": BOTH,
+            "learned-drop": PSI | BOTH,
+            "fixed-drop": {"feedback": "fixed"} | BOTH,
+        },
+    ),
+]
+"""What the paper changes in each condition; everything else is Rule()."""
+
+
+@pytest.mark.parametrize(("module", "words"), IN_WORDS, ids=["frozen", "scalability", "feedback"])
+def test_conditions_are_those_of_the_paper(module, words):
+    assert set(module.CONDITIONS) == set(words)
+    for name, changed in words.items():
+        condition = module.CONDITIONS[name]
+        assert condition.method == ("bp" if changed is None else "ar")
+        patterns = {k: v for k, v in (changed or {}).items() if isinstance(v, dict)}
+        rule = {k: Rule(**v) for k, v in patterns.items()} or Rule(**(changed or {}))
+        assert condition.rule == rule
+
+
+def test_the_output_belongs_to_rules_by_pattern_too():
+    config = scalability.Config(output="clamped", seeds=(0,))
+    made = learner(config, scalability.CONDITIONS["psi-fc"], cnn_for("digits", "code"))
+    assert isinstance(made.rule, dict)
+    assert {rule.output for rule in made.rule.values()} == {"clamped"}
+    assert ardyn.Relaxation(
+        made.model, torch.zeros(1, 64), torch.zeros(1, 10), rule=made.rule, feedback=made.feedback
+    ).dynamics.clamped
+
+
+def test_the_variant_is_the_authors_network():
+    sizes = {
+        variant: [len(p) for n, p in make(torch.Generator()).named_parameters() if "weight" in n]
+        for variant, make in ((v, cnn_for("cifar10", v)) for v in ("paper", "code"))
+    }
+    assert sizes == {"paper": [32, 64, 64, 120, 10], "code": [6, 16, 120, 120, 10]}
+
+
+def test_a_condition_has_the_solver_of_its_scheme():
+    config = euler_equivalence.Config(step=0.2)
+    rule = Rule()
+    assert config.solver(rule, "exact") == ClosedForm()
+    assert config.solver(rule, "euler") == ClosedForm(Fixed("euler", 0.2))
+    assert config.solver(rule, "sweep") == ClosedForm(Sweep(0.2))
+    assert config.solver(rule, "explicit_adams") == Fixed("explicit_adams", 0.2)
+    assert config.solver(rule, "dopri5") == Adaptive("dopri5")
+    nonlinear = frozen_pass.Config(nonlinear_scheme="heun3", nonlinear_step=0.7)
+    assert nonlinear.solver(frozen_pass.CONDITIONS["a"].rule, "exact") == Fixed("heun3", 0.7)
+    assert nonlinear.solver(rule, "exact") == ClosedForm()
+
+
+def test_seeds_epochs_and_test_samples_are_what_they_are_called(digits, tmp_path, monkeypatch):
+    epochs: list[int] = []
+
+    def watched(samples: int, size: int, seeds: Any, epoch: int) -> Any:
+        epochs.append(epoch)
+        return batches(samples, size, seeds, epoch)
+
+    monkeypatch.setattr(ardyn, "batches", watched)
+    config = replace(SMALL, conditions=("ar",), epochs=3)
+    results = run(config, digits, tmp_path)
+    assert epochs[1:] == [1, 2, 3]  # the first looks at a batch before any work
+    start = learner(config, frozen_pass.CONDITIONS["ar"], mlp_for("digits", (12, 10)))
+    loss, accuracy = ardyn.evaluate(start.model, digits.test.inputs, digits.test.targets)
+    first = results.isel(condition=0, epoch=0)
+    np.testing.assert_allclose(first.accuracy, 100 * accuracy, rtol=1e-12)
+    np.testing.assert_allclose(first.test_loss, loss, rtol=1e-6)
+    assert float(loss[0]) != float(loss[1])
+
+
+def test_a_resumed_run_learns_nothing_twice(digits, tmp_path, monkeypatch):
+    config = replace(SMALL, conditions=("ar", "c"), epochs=2)
+    truth = run(config, digits, tmp_path)
+
+    def step(self: object, *batch: object) -> None:
+        raise AssertionError("a step that had been taken")
+
+    monkeypatch.setattr(ardyn.Learner, "step", step)
+    xr.testing.assert_identical(run(config, digits, tmp_path), truth)
+
+
+def test_a_network_lost_in_its_last_batch_leaves_the_checkpoint(digits, tmp_path, monkeypatch):
+    config = replace(SMALL, conditions=("ar",), epochs=3)
+    checkpoints = Checkpoints.of(tmp_path, config, digits.checksum)
+    whole = ardyn.Learner.step
+    count = [0]
+
+    def step(self: ardyn.Learner, *batch: Any) -> torch.Tensor:
+        value = whole(self, *batch)
+        count[0] += 1
+        if count[0] == 8:  # the last batch of the second epoch
+            with torch.no_grad():
+                next(iter(self.model.parameters())).fill_(torch.inf)
+        return value
+
+    monkeypatch.setattr(ardyn.Learner, "step", step)
+    with pytest.raises(DivergenceError, match="epoch 2, batch 4 .*checkpoint of epoch 1 is"):
+        run(config, digits, tmp_path)
+    kept = checkpoints.load("ar")
+    assert kept is not None
+    assert kept["epoch"] == 1
+
+
+def test_the_table_holds_means_and_standard_errors(digits, tmp_path):
+    results = run(replace(SMALL, conditions=("ar",), seeds=(0, 1, 2)), digits, tmp_path)
+    final = results.accuracy.isel(epoch=-1, condition=0).values
+    (row,) = table(results).to_dict("records")
+    assert row["test accuracy [%]"] == pytest.approx(final.mean())
+    assert row["standard error"] == pytest.approx(final.std(ddof=1) / 3**0.5)
+    assert (row["best"], row["worst"]) == (final.max(), final.min())
+
+
+def test_traces_lie_between_the_current_and_the_frozen_activity(digits, tmp_path):
+    few = replace(SMALL, conditions=("ar", "c"), tau_z=(1e-3, 5.0, 1e6), epochs=1)
+    results = run(few, digits, tmp_path)
+    last = results.test_loss.isel(epoch=-1)
+    for near, end in (("z=0.001", "c"), ("z=1e+06", "ar")):
+        np.testing.assert_allclose(last.sel(condition=near), last.sel(condition=end), rtol=1e-3)
+    assert (last.sel(condition="ar") < last.sel(condition="z=5")).all()
+    assert results.tau_z.values.tolist() == [np.inf, 0.0, 1e-3, 5.0, 1e6]
+    assert results.gradient_angle.sel(condition="ar").max() < 10
+    (tmp_path / "figures").mkdir()
+    assert "trace" in {path.stem for path in draw_frozen_pass(results, tmp_path / "figures")}
