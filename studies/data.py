@@ -1,7 +1,7 @@
 """Data sets: whole, as tensors."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,6 +21,21 @@ from studies.formats import Images
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"]
 _HASHED_IN_FLOAT64 = ("digits", "mnist", "fashion-mnist")
 """Sets whose checksums stand in results that were stored before there were other sets."""
+
+
+SAMPLES: Mapping[tuple[str, str], int] = {
+    ("mnist", "train"): 60_000,
+    ("mnist", "test"): 10_000,
+    ("fashion-mnist", "train"): 60_000,
+    ("fashion-mnist", "test"): 10_000,
+    ("cifar10", "train"): 50_000,
+    ("cifar10", "test"): 10_000,
+    ("cifar100", "train"): 50_000,
+    ("cifar100", "test"): 10_000,
+    ("svhn", "train"): 73_257,
+    ("svhn", "test"): 26_032,
+}
+"""Images of the official sets."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,17 @@ def _official(
     name: DatasetName, splits: Iterable[Split], dtype: torch.dtype, data_dir: Path | None
 ) -> list[Data]:
     folder = downloads.locate(name, splits, data_dir)
-    return [
-        _data(name, formats.read(name, downloads.contents(name, split, folder)), dtype)
-        for split in splits
-    ]
+    found = []
+    for split in splits:
+        images = formats.read(name, downloads.contents(name, split, folder))
+        whole = SAMPLES.get((name, split), len(images.labels))
+        if len(images.labels) != whole:
+            raise InputError(
+                f"{folder} holds {len(images.labels)} {split} images of {name}, and the official "
+                f"set has {whole}; a file is cut off, or stands in another's place: fetch it again"
+            )
+        found.append(_data(name, images, dtype))
+    return found
 
 
 def _data(name: DatasetName, images: Images, dtype: torch.dtype) -> Data:

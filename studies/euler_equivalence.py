@@ -69,9 +69,10 @@ class Config(Training):
         check_hidden(self.hidden)
         for name in ("schemes", "steps", "iterations", "stages", "trained_with"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
+            least = 2 if name in ("steps", "iterations") else 1
+            if len(values) < least or len(set(values)) < len(values):
                 raise InputError(
-                    f"{name.replace('_', '-')} needs one or more different values, got "
+                    f"{name.replace('_', '-')} needs {least} or more different values, got "
                     f"{list(values)}; give each once"
                 )
         for name in self.schemes:

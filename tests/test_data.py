@@ -30,8 +30,9 @@ def write(folder, name, split, pixels, labels):
 
 
 @pytest.fixture(params=OFFICIAL)
-def small(request, tmp_path):
+def small(request, tmp_path, monkeypatch):
     """A data set of three training samples (per file) and two test samples."""
+    monkeypatch.setattr(data, "SAMPLES", {})
     pixels = random_pixels(request.param, samples=5)
     write(tmp_path / request.param, request.param, "train", pixels[:3], [7, 0, 2])
     write(tmp_path / request.param, request.param, "test", pixels[3:], [1, 9])
@@ -145,3 +146,13 @@ def test_the_real_sets_are_whole(name):
         assert real.inputs.min() == 0
         assert real.inputs.max() == 1
         assert real.targets.sum(0).min() > count / classes / 2
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_a_set_that_is_not_whole_is_refused(name, tmp_path):
+    pixels = random_pixels(name, samples=5)
+    write(tmp_path / name, name, "train", pixels[:3], [7, 0, 2])
+    with pytest.raises(
+        InputError, match=rf"train images of {name}, and the official set has"
+    ):
+        data.load(name, torch.float32, tmp_path)

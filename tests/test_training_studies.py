@@ -282,7 +282,8 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
         ("frozen_pass", ["--resume", "--overwrite"], "--resume goes on and --overwrite starts"),
         ("euler_equivalence", ["--stages", "99"], "stages must lie in 0 … 30"),
         ("euler_equivalence", ["--schemes", "dopri5"], "unknown scheme 'dopri5'"),
-        ("euler_equivalence", ["--steps", "-0.1"], "must be positive and finite"),
+        ("euler_equivalence", ["--steps", "0.1"], "steps needs 2 or more different values"),
+        ("euler_equivalence", ["--steps", "-0.1", "1"], "must be positive and finite"),
     ],
 )
 def test_bad_settings_are_refused_in_one_sentence(study, name, flags, words, tmp_path):
@@ -330,7 +331,7 @@ def test_the_equivalence_study_runs_and_predicts_what_it_measures(digits, tmp_pa
 
 def test_a_single_scheme_has_nothing_to_be_compared_with(digits, tmp_path):
     config = euler_equivalence.Config(
-        hidden=(8,), epochs=1, seeds=(0,), stages=(0,), steps=(0.1,), iterations=(100,)
+        hidden=(8,), epochs=1, seeds=(0,), stages=(0,), steps=(0.1, 0.2), iterations=(10, 100)
     )
     config = replace(config, trained_with=("exact",), schemes=("euler",))
     results = run(config, digits, tmp_path, euler_equivalence)
