@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ardyn.dynamics import Dynamics
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
+from ardyn.layers import PerMember
 from ardyn.plasticity import Plasticity, learn
 from ardyn.solve import Solution, SteadyState, System
 from ardyn.state import State
@@ -102,7 +103,7 @@ class Coupled:
         learned = feedback_gradients(now, changes)
         p, share = self.plasticity, 1.0
         if p.reduction == "mean":
-            share = 1 / len(now.like)
+            share = members(now) / len(now.like)
         return State(
             {},
             {},
@@ -115,6 +116,14 @@ class Coupled:
                 for block, psi in state.feedback.items()
             },
         )
+
+
+def members(dynamics: Dynamics) -> int:
+    """How many networks share the batch: those of an ensemble, else one."""
+    trace = dynamics.trace
+    layers = (block.layer for block in trace.network.blocks)
+    stacked = [each.weight for each in layers if isinstance(each, PerMember)]
+    return len(trace.parameters[stacked[0]]) if stacked else 1
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
 from ardyn.loss import Loss, loss_function
 from ardyn.network import Units
+from ardyn.plasticity import Plasticity
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
 
@@ -97,21 +98,25 @@ Method = Literal["ar", "bp"]
 
 @dataclass(frozen=True)
 class Learner:
-    """A network, or an ensemble, that learns from one batch after another: the phasic scheme.
+    """A network, or an ensemble, that learns from one batch after another.
 
-    Relax with the weights fixed, then W ← W − lr · (…)(T) (paper, Algorithm 1); or backprop in the
-    same loop, to compare with.
+    The phasic scheme: relax with the weights fixed, then W ← W − lr · (…)(T) (paper, Algorithm 1);
+    or backprop in the same loop, to compare with. Or, with ``plasticity`` in place of an optimiser,
+    the continuous scheme: each batch is a stimulus of that duration, with a feed-forward sweep at
+    its onset; weights move during the window of plasticity, and carry on from one to the next.
 
     Args:
         optimiser: any of torch's, over the model's parameters, and over ψ where it is learned.
         method: "ar", or "bp" for backprop by autograd.
+        plasticity: time constants of the weights, and their window within each stimulus; needs a
+            solver that steps.
 
     The others are those of ``backward``; a Rule means nothing to backprop. While it learns, the
     model's parameters change in place, and nothing else of it.
     """
 
     model: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.Optimizer | None = None
     method: Method = "ar"
     loss: Loss = "sse"
     rule: Rule | Mapping[str, Rule] = field(default_factory=Rule)
@@ -121,11 +126,24 @@ class Learner:
     feedback: Mapping[str, Tensor] | None = None
     tau_trace: float | None = None
     units: Units = "block"
+    plasticity: Plasticity | None = None
     _made: dict[object, Relaxation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_positive("duration", self.duration, such_as=10)
         check_choice("method", self.method, get_args(Method))
+        if (self.optimiser is None) == (self.plasticity is None):
+            raise InputError(
+                "a Learner needs an optimiser, or plasticity: weights change at the end of a "
+                "relaxation, or within it; pass one of them"
+            )
+        if self.plasticity is not None and self.method == "bp":
+            raise InputError("backprop has no plasticity in time; pass an optimiser instead")
+        self._check_optimiser()
+
+    def _check_optimiser(self) -> None:
+        if self.optimiser is None:
+            return
         taken = {id(p) for group in self.optimiser.param_groups for p in group["params"]}
         learning: dict[str, Tensor] = {
             n: p for n, p in self.model.named_parameters() if p.requires_grad
@@ -150,17 +168,34 @@ class Learner:
         Raises:
             InputError, DivergenceError: as ``backward``.
         """
+        if self.optimiser is None:
+            return self._live_through(inputs, targets)
         value = self.fill_gradients(inputs, targets)
         self.optimiser.step()
         return value
 
     def fill_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The first half of a step: ``.grad`` of everything that learns; returns 𝓛."""
-        self.optimiser.zero_grad()
+        self.model.zero_grad()
+        for _, psi in self.feedback_items:
+            psi.grad = None
         if self.method == "bp":
             return backprop(self.model, inputs, targets, self.loss)
         sim = self._relaxation(inputs, targets)
         _relax_and_accumulate(sim, self.duration, self.solver, self.feedback or {})
+        return sim.loss_value
+
+    def _live_through(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """A stimulus during which weights move."""
+        settings = (self.loss, self.rule, self.tau, self.feedback, self.tau_trace, self.units)
+        sim = Relaxation(self.model, inputs, targets, *settings, self.plasticity)
+        learned = sim.solve([self.duration], self.solver).learned
+        if learned is not None:
+            with torch.no_grad():
+                for name, W in learned.weights.items():
+                    self.model.get_parameter(name).copy_(W[-1])
+                for block, psi in learned.feedback.items():
+                    (self.feedback or {})[block].copy_(psi[-1])
         return sim.loss_value
 
     def _relaxation(self, inputs: Tensor, targets: Tensor) -> Relaxation:
@@ -177,14 +212,15 @@ class Learner:
         """Everything that learning changes, to be stored; the tensors themselves, not copies."""
         return {
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimiser and self.optimiser.state_dict(),
             "feedback": dict(self.feedback_items),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from where ``state`` was taken."""
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        if self.optimiser is not None:
+            self.optimiser.load_state_dict(state["optimiser"])
         with torch.no_grad():
             for block, psi in self.feedback_items:
                 psi.copy_(state["feedback"][block])

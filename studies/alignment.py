@@ -25,7 +25,7 @@ def gradient_angles(learner: Learner, inputs: Tensor, targets: Tensor) -> xr.Dat
     x, t = (each.to(device).repeat(members, 1) for each in (inputs, targets))
     learner.fill_gradients(x, t)
     relaxed = {name: W.grad for name, W in weights.items()}
-    learner.optimiser.zero_grad()
+    learner.model.zero_grad()
     ardyn.backprop(learner.model, x, t, learner.loss)
     return _by_layer({name: _angle(relaxed[name], W.grad) for name, W in weights.items()})
 

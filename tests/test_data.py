@@ -152,7 +152,5 @@ def test_the_real_sets_are_whole(name):
 def test_a_set_that_is_not_whole_is_refused(name, tmp_path):
     pixels = random_pixels(name, samples=5)
     write(tmp_path / name, name, "train", pixels[:3], [7, 0, 2])
-    with pytest.raises(
-        InputError, match=rf"train images of {name}, and the official set has"
-    ):
+    with pytest.raises(InputError, match=rf"train images of {name}, and the official set has"):
         data.load(name, torch.float32, tmp_path)

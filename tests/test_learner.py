@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ardyn
-from ardyn import ClosedForm, InputError, Learner, Rule, Sweep
+from ardyn import ClosedForm, InputError, Learner, Plasticity, Rule, Sweep
 from tests.problems import assert_same, difference, generator
 
 SIZES = [6, 7, 5, 4]
@@ -250,6 +250,7 @@ def test_weights_that_were_put_in_another_place_are_found():
     student = learner(model, rate=0.0)
     student.step(inputs, targets)
     model.load_state_dict(network(2).state_dict(), assign=True)
+    assert student.optimiser is not None
     student.optimiser.param_groups[0]["params"] = list(model.parameters())
     truth = (network(2)(inputs) - targets).square().sum().detach()
     assert difference(student.step(inputs, targets), truth) < 1e-12
@@ -270,3 +271,80 @@ def test_a_step_leaves_nothing_behind():
     finally:
         gc.enable()
     assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.parametrize("feedback", ["transpose", "learned"])
+def test_a_stimulus_leaves_the_weights_where_its_plasticity_took_them(feedback):
+    inputs, targets = images()
+    model = network(1)
+    rule = Rule(feedback=feedback)
+    psi = None
+    if feedback == "learned":
+        psi = ardyn.random_feedback(model, std=0.5, generator=generator(4))
+    plasticity = Plasticity(1e3, 2e3, window=(1.0, 3.0))
+    sim = ardyn.Relaxation(
+        network(1),
+        inputs,
+        targets,
+        rule=rule,
+        plasticity=plasticity,
+        feedback=psi and {n: x.clone() for n, x in psi.items()},
+    )
+    solver = ardyn.Adaptive("dopri5", 1e-8, 1e-10)
+    learned = sim.solve([4.0], solver).learned
+    assert learned is not None
+    student = Learner(
+        model, rule=rule, plasticity=plasticity, duration=4.0, solver=solver, feedback=psi
+    )
+    value = student.step(inputs, targets)
+    assert_same(model.state_dict(), {n: W[-1] for n, W in learned.weights.items()}, 1e-12)
+    if psi:
+        assert_same(psi, {n: x[-1] for n, x in learned.feedback.items()}, 1e-12)
+    assert float(value) == pytest.approx(float(sim.loss_value))
+    assert float(student.step(inputs, targets)) < float(value)
+
+
+def test_an_ensemble_lives_through_a_stimulus_as_its_members_do():
+    inputs, targets = images()
+    plasticity = Plasticity(2.0, reduction="mean")
+    solver = ardyn.Fixed("rk4", 0.1)
+    together = ardyn.ensemble([network(0), network(1)])
+    Learner(together, plasticity=plasticity, duration=1.0, solver=solver).step(inputs, targets)
+    for number in (0, 1):
+        alone = network(number)
+        half = slice(20 * number, 20 * number + 20)
+        student = Learner(alone, plasticity=plasticity, duration=1.0, solver=solver)
+        student.step(inputs[half], targets[half])
+        assert_same(ardyn.member(together, number).state_dict(), alone.state_dict(), 1e-12)
+
+
+def test_plasticity_near_the_end_trains_as_the_phasic_scheme_does():
+    inputs, targets = images(200)
+    width, duration, rate = 0.05, 20.0, 0.005
+    phasic, continuous = network(0), network(0)
+    one = learner(phasic, rate, duration=duration)
+    other = Learner(
+        continuous,
+        plasticity=Plasticity(width / rate, window=(duration - width, duration)),
+        duration=duration,
+        solver=ardyn.Adaptive("dopri5", 1e-7, 1e-9),
+    )
+    for epoch in (1, 2, 3):
+        for rows in ardyn.batches(200, 20, [0], epoch):
+            one.step(inputs[rows], targets[rows])
+            other.step(inputs[rows], targets[rows])
+    found, truth = (ardyn.evaluate(m, inputs, targets) for m in (continuous, phasic))
+    assert float(truth[0]) < 0.8 * float(ardyn.evaluate(network(0), inputs, targets)[0])
+    assert float(found[0]) == pytest.approx(float(truth[0]), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "needs an optimiser, or plasticity"),
+        ({"plasticity": Plasticity(1.0), "method": "bp"}, "backprop has no plasticity in time"),
+    ],
+)
+def test_a_learner_needs_one_way_to_change_its_weights(settings, words):
+    with pytest.raises(InputError, match=words):
+        Learner(network(0), **settings)
