@@ -32,6 +32,16 @@ _VARIABLES = {
     "state_error": ("relative distance of the final state to the ODE's, worst layer", "1"),
     "gradient_error": ("relative distance of the gradients to the ODE's", "1"),
     "bp_error": ("relative distance of the gradients to backprop's", "1"),
+    "tau_w": ("time constant of the weights", "tau"),
+    "window": ("when plasticity begins, as a share of the stimulus", "1"),
+    "cosine": ("cosine between the weight change of one stimulus and the backprop step", "1"),
+    "norm_ratio": ("norm of that change over that of the backprop step of the same rate", "1"),
+    "quasi_static_cosine": ("the cosine as the quasi-static limit predicts it", "1"),
+    "quasi_static_norm_ratio": ("the norm ratio as the quasi-static limit predicts it", "1"),
+    "stream_loss": ("loss per sample on the test set after a stream of stimuli", "1"),
+    "stream_accuracy": ("accuracy on the test set after a stream of stimuli", "%"),
+    "quasi_static_accuracy": ("the same where weights wait for the end of each stimulus", "%"),
+    "stream_angle": ("angle between feedback and transposed weights, mean of layers", "degree"),
     "compared": ("scheme trained with, against the first", ""),
     "difference": ("mean difference of the final accuracy over seeds", "%"),
     "interval_low": ("lower end of its 95 % interval", "%"),
@@ -50,7 +60,8 @@ def described(
 ) -> xr.Dataset:
     """The results with units and long names, and the configuration that they belong to."""
     labels = [each.label for each in conditions.values()]
-    results = results.assign_coords(label=("condition", labels))
+    if labels:
+        results = results.assign_coords(label=("condition", labels))
     for name, (long_name, units) in _VARIABLES.items():
         if name in results.variables:
             results[name].attrs = {"long_name": long_name} | ({"units": units} if units else {})

@@ -1,0 +1,289 @@
+"""How far apart must the time scales of activity and of plasticity be for learning to work?
+
+Weights move while activities relax, τ_W dW/dt = −∂𝓛/∂W, during a window of each stimulus. Compares
+the weight change of one stimulus with the backprop step, and what a stream of stimuli teaches, over
+τ_W and the window; beside the quasi-static prediction, in which weights wait for the end.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import ardyn
+from ardyn import ArdynError, InputError, Learner, Plasticity, Rule
+from ardyn.errors import check_choice, check_positive
+from ardyn.models import IMAGES
+from ardyn.relaxation import Solver
+from plots.timescales import draw
+from studies import data, networks
+from studies.alignment import feedback_angles
+from studies.checkpoints import Checkpoints
+from studies.command_line import both_sets, main
+from studies.runs import RunFolder, check_device
+from studies.settings import Condition
+from studies.training_results import described
+
+_POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1, "psi_over_w": 1}
+_COUNTS = {"batch_size": 64, "stimuli": 100}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What learns, and how fast; times are in units of the activities' τ."""
+
+    tau_w: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    """Time constants τ_W of weights and biases."""
+    window: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)
+    """When plasticity begins, as a share of the stimulus: 0 is always on; it lasts to the end."""
+    feedback: Literal["transpose", "learned"] = "transpose"
+    """What sends activity back: Wᵀ, or ψ that learns in time too (Eq. 3)."""
+    psi_over_w: float = 1.0
+    """τ_ψ / τ_W."""
+    duration: float = 10.0
+    """Length T of a stimulus."""
+    stimuli: int = 100
+    """Stimuli in a stream, a batch each."""
+    dataset: data.DatasetName = "digits"
+    """Images and their labels: digits is bundled; the others are read from --data-dir."""
+    depth: int = 3
+    """Layers of the network, of 64 tanh neurons each but for the last; W ~ N(0, 1 / inputs)."""
+    batch_size: int = 64
+    """Samples per stimulus; what they teach is averaged."""
+    solver: str = "dopri5"
+    """Any torchdiffeq method, or sweep."""
+    step: float = 0.1
+    """Step of a solver of constant step."""
+    rtol: float = 1e-4
+    """Relative tolerance of an adaptive solver."""
+    atol: float = 1e-7
+    """Absolute tolerance of an adaptive solver."""
+    seed: int = 0
+    """Seed of the weights, and of the order of the samples."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Floating-point type."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, …"""
+
+    def __post_init__(self) -> None:
+        for name in ("tau_w", "window"):
+            values = getattr(self, name)
+            if len(values) < 2 or len(set(values)) < len(values):
+                raise InputError(
+                    f"{name.replace('_', '-')} needs two or more different values, got "
+                    f"{list(values)}; give each once"
+                )
+        for tau in self.tau_w:
+            check_positive("tau-w", tau, 1000)
+        for share in self.window:
+            if not 0 <= share < 1:
+                raise InputError(f"window must lie in 0 … 1, the stimulus, got {share}; use 0.9")
+        for name, such_as in (_POSITIVE | _COUNTS).items():
+            check_positive(name.replace("_", "-"), getattr(self, name), such_as)
+        check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n != "exact"])
+        if self.depth < 2:
+            raise InputError(f"depth must be 2 or more layers, got {self.depth}; use such as 3")
+        if self.psi_over_w != 1 and self.feedback == "transpose":
+            raise InputError(
+                f"psi-over-w = {self.psi_over_w:g} means nothing to transposed weights; drop it, "
+                f"or use --feedback learned"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must lie in 0 … 2⁶³ − 1, got {self.seed}; use one such as 0")
+
+    @property
+    def rule(self) -> Rule:
+        """The modelling choices."""
+        return Rule(feedback=self.feedback)
+
+    def plasticity(self, tau_w: float, share: float) -> Plasticity:
+        """Of one cell of the map."""
+        tau_psi = self.psi_over_w * tau_w if self.feedback == "learned" else math.inf
+        window = (share * self.duration, math.inf)
+        return Plasticity(tau_w, tau_psi, reduction="mean", window=window)
+
+    @property
+    def how(self) -> Solver:
+        """The solver."""
+        return ardyn.solver_named(self.solver, self.step, self.rtol, self.atol)
+
+
+def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
+    """One stimulus and a stream of them, for every τ_W and window.
+
+    Raises:
+        InputError: a setting that cannot be used; nothing has been computed by then.
+    """
+    sets = sets.to(check_device(config.device))
+    rows = next(ardyn.batches(len(sets.train.inputs), config.batch_size, [config.seed], 0))
+    batch = sets.train.inputs[rows], sets.train.targets[rows]
+    _student(config, config.tau_w[0], config.window[0]).step(*batch)
+    checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
+    cells = list(itertools.product(config.tau_w, config.window))
+    saved = checkpoints.load("cells") or {"cells": {}}
+    found: dict[str, dict[str, float]] = saved["cells"]
+    with tqdm(total=len(cells), desc="timescales", unit="cell") as progress:
+        progress.update(len(found))
+        for tau_w, share in cells:
+            name = f"{tau_w:g} {share:g}"
+            if name not in found:
+                progress.set_postfix_str(f"tau-w {tau_w:g}, from {share:g} T")
+                found[name] = _cell(config, sets, batch, tau_w, share)
+                checkpoints.save("cells", {"cells": found})
+                progress.update()
+    measured = _grid(config, found)
+    return described(measured, "timescales", config, _CONDITIONS, sets.checksum)
+
+
+_CONDITIONS: Mapping[str, Condition] = {}
+
+
+def _cell(
+    config: Config, sets: data.Sets, batch: tuple[Tensor, Tensor], tau_w: float, share: float
+) -> dict[str, float]:
+    """All measures at one τ_W and window; NaN where the numbers were lost."""
+    cosine, ratio = one_stimulus(config, batch, tau_w, share)
+    quasi_cosine, quasi_ratio = one_stimulus(config, batch, tau_w, share, is_quasi_static=True)
+    loss, accuracy, angle = stream(config, sets, tau_w, share)
+    _, quasi_accuracy, _ = stream(config, sets, tau_w, share, is_quasi_static=True)
+    return {
+        "cosine": cosine,
+        "norm_ratio": ratio,
+        "quasi_static_cosine": quasi_cosine,
+        "quasi_static_norm_ratio": quasi_ratio,
+        "stream_loss": loss,
+        "stream_accuracy": accuracy,
+        "quasi_static_accuracy": quasi_accuracy,
+        "stream_angle": angle,
+    }
+
+
+def one_stimulus(
+    config: Config,
+    batch: tuple[Tensor, Tensor],
+    tau_w: float,
+    share: float,
+    is_quasi_static: bool = False,
+) -> tuple[float, float]:
+    """Cosine and norm ratio of the change of all weights to the backprop step of the same rate."""
+    student = _student(config, tau_w, share)
+    before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
+    try:
+        _live(config, student, batch, tau_w, share, is_quasi_static)
+    except ArdynError:
+        return math.nan, math.nan
+    change = _flat({n: p.detach() - before[n] for n, p in student.model.named_parameters()})
+    model = _student(config, tau_w, share).model
+    ardyn.backprop(model, *batch)
+    rate = (1 - share) * config.duration / tau_w / len(batch[0])
+    step = _flat({n: -rate * p.grad for n, p in model.named_parameters() if p.grad is not None})
+    cosine = change @ step / (change.norm() * step.norm())
+    return float(cosine), float(change.norm() / step.norm())
+
+
+def stream(
+    config: Config, sets: data.Sets, tau_w: float, share: float, is_quasi_static: bool = False
+) -> tuple[float, float, float]:
+    """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ."""
+    student = _student(config, tau_w, share)
+    train = sets.train
+    try:
+        for number, rows in zip(range(config.stimuli), _endless(config, train), strict=False):
+            batch = train.inputs[rows], train.targets[rows]
+            _live(config, student, batch, tau_w, share, is_quasi_static)
+            if number % 10 == 9 and not _is_finite(student.model):
+                return math.nan, math.nan, math.nan
+    except ArdynError:
+        return math.nan, math.nan, math.nan
+    loss, accuracy = ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)
+    angle = float(feedback_angles(student).mean())
+    return float(loss[0]), 100 * float(accuracy[0]), angle
+
+
+def _live(
+    config: Config,
+    student: Learner,
+    batch: tuple[Tensor, Tensor],
+    tau_w: float,
+    share: float,
+    is_quasi_static: bool,
+) -> None:
+    """One stimulus; in the quasi-static limit weights are changed at its end."""
+    if not is_quasi_static:
+        student.step(*batch)
+        return
+    sim = ardyn.Relaxation(student.model, *batch, rule=config.rule, feedback=student.feedback)
+    change = sim.quasi_static_change(share * config.duration, config.duration)
+    with torch.no_grad():
+        for name, p in student.model.named_parameters():
+            p.add_(change[name], alpha=1 / (tau_w * len(batch[0])))
+        for block, psi in student.feedback_items:
+            rate = 1 / (config.psi_over_w * tau_w * len(batch[0]))
+            psi.add_(change[f"{block}.weight"].mT, alpha=rate)
+
+
+def _student(config: Config, tau_w: float, share: float) -> Learner:
+    generator = torch.Generator().manual_seed(config.seed)
+    channels, side, classes = IMAGES[config.dataset]
+    pixels = channels * side**2
+    model = networks.deep("mlp", pixels, config.depth, classes, generator)
+    model = ardyn.ensemble([model.to(config.device, getattr(torch, config.dtype))])
+    psi = None
+    if config.feedback == "learned":
+        psi = ardyn.random_feedback(model, generator=generator)
+    return Learner(
+        model,
+        rule=config.rule,
+        duration=config.duration,
+        solver=config.how,
+        feedback=psi,
+        plasticity=config.plasticity(tau_w, share),
+    )
+
+
+def _endless(config: Config, train: data.Data) -> "itertools.chain[Tensor]":
+    return itertools.chain.from_iterable(
+        ardyn.batches(len(train.inputs), config.batch_size, [config.seed], epoch)
+        for epoch in itertools.count(1)
+    )
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([x.flatten() for x in tensors.values()])
+
+
+def _grid(config: Config, found: Mapping[str, Mapping[str, float]]) -> xr.Dataset:
+    shape = (len(config.tau_w), len(config.window))
+    cells = list(found.values())
+    return xr.Dataset(
+        {
+            name: (("tau_w", "window"), np.reshape([each[name] for each in cells], shape))
+            for name in cells[0]
+        },
+        {"tau_w": list(config.tau_w), "window": list(config.window)},
+    )
+
+
+def summary(results: xr.Dataset) -> str:
+    """Accuracy after the stream."""
+    table = results.stream_accuracy.to_pandas()
+    text = table.to_string(float_format="{:.1f}".format)
+    return (
+        f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ, columns: when plasticity "
+        f"begins, as a share of the stimulus (NaN: the numbers were lost)\n{text}"
+    )
+
+
+if __name__ == "__main__":
+    main("timescales", Config, run, summary, draw, __doc__, both_sets)

@@ -1,0 +1,96 @@
+"""studies/timescales.py: where weights may be as fast as activities, and where not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from plots.timescales import draw
+from studies import data, timescales
+from studies.runs import RunFolder
+
+SMALL = timescales.Config(
+    solver="rk4",
+    step=0.2,
+    duration=5.0,
+    tau_w=(1.0, 10.0, 1e6),
+    window=(0.0, 0.9),
+    stimuli=12,
+    batch_size=16,
+    depth=2,
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Sets:
+    return data.Sets(*data.train_and_test("digits", torch.float64))
+
+
+@pytest.fixture(scope="module")
+def results(digits, tmp_path_factory):
+    return timescales.run(SMALL, digits, RunFolder(tmp_path_factory.mktemp("runs")))
+
+
+def test_slow_weights_follow_the_quasi_static_prediction(results):
+    slow, fast = results.sel(tau_w=1e6), results.sel(tau_w=1.0)
+    for name in ("cosine", "norm_ratio"):
+        prediction = slow[f"quasi_static_{name}"]
+        np.testing.assert_allclose(slow[name], prediction, rtol=1e-3)
+        far = np.abs(fast[name] / fast[f"quasi_static_{name}"] - 1)
+        assert not (far < 1e-2).any()
+    assert results.quasi_static_cosine.sel(window=0.9, tau_w=1e6) > 0.999
+    assert results.quasi_static_cosine.sel(window=0.0, tau_w=1e6) < 0.999
+
+
+def test_a_stream_teaches_what_the_prediction_says_where_weights_are_slow(results):
+    last = results.sel(tau_w=10.0, window=0.9)
+    assert float(last.stream_accuracy) == pytest.approx(float(last.quasi_static_accuracy), abs=3)
+    assert float(last.stream_accuracy) > 35
+
+
+def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
+    assert {path.stem for path in draw(results, tmp_path)} == {"one_stimulus", "phase_map"}
+    assert "NaN: the numbers were lost" in timescales.summary(results)
+    first = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))
+    xr.testing.assert_identical(first, results)
+    again = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))  # from the checkpoint
+    xr.testing.assert_identical(again, results)
+
+
+def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
+    config = replace(
+        SMALL, feedback="learned", tau_w=(10.0, 1e6), window=(0.5, 0.9), stimuli=20, duration=10.0
+    )
+    found = timescales.run(config, digits, RunFolder(tmp_path))
+    still, moved = (float(found.stream_angle.sel(tau_w=t, window=0.9)) for t in (1e6, 10.0))
+    assert 80 < still < 100
+    assert moved < still - 1
+    ratio = replace(config, psi_over_w=100.0)
+    other = timescales.run(ratio, digits, RunFolder(tmp_path / "slow"))
+    assert float(other.stream_angle.sel(tau_w=10.0, window=0.9)) > moved + 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tau_w": (1.0,)}, "tau-w needs two or more different values"),
+        ({"tau_w": (1.0, -1.0)}, "tau-w must be positive"),
+        ({"window": (0.0, 1.0)}, "window must lie in 0 … 1"),
+        ({"depth": 1}, "depth must be 2 or more"),
+        ({"psi_over_w": 2.0}, "psi-over-w = 2 means nothing to transposed weights"),
+        ({"solver": "exact"}, "unknown solver 'exact'"),
+        ({"stimuli": 0}, "stimuli must be positive"),
+        ({"seed": -1}, "seed must lie in"),
+    ],
+)
+def test_bad_settings_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(SMALL, **change)
+
+
+def test_a_step_longer_than_the_weights_allow_is_refused_before_any_work(digits, tmp_path):
+    config = replace(SMALL, solver="euler", step=0.5, tau_w=(0.2, 1.0))
+    with pytest.raises(ValueError, match="step of 0.5 is longer than the weights' time constant"):
+        timescales.run(config, digits, RunFolder(tmp_path))
