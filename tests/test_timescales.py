@@ -66,10 +66,10 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
     found = timescales.run(config, digits, RunFolder(tmp_path))
     still, moved = (float(found.stream_angle.sel(tau_w=t, window=0.9)) for t in (1e6, 10.0))
     assert 80 < still < 100
-    assert moved < still - 1
+    assert moved < still - 0.5
     ratio = replace(config, psi_over_w=100.0)
     other = timescales.run(ratio, digits, RunFolder(tmp_path / "slow"))
-    assert float(other.stream_angle.sel(tau_w=10.0, window=0.9)) > moved + 0.5
+    assert float(other.stream_angle.sel(tau_w=10.0, window=0.9)) > moved + 0.2
 
 
 @pytest.mark.parametrize(
