@@ -29,7 +29,7 @@ from ardyn.checks import (
 from ardyn.closed_form import ClosedForm, check_linear, integral
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
-from ardyn.coupled import relax_coupled
+from ardyn.coupled import Coupled, relax_coupled
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
 from ardyn.gradients import block_gradients, parameter_gradients
@@ -40,6 +40,7 @@ from ardyn.network import Units
 from ardyn.plasticity import Plasticity
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
+from ardyn.state import State
 from ardyn.sweep import Sweep
 from ardyn.trace import Trace, feed_forward
 from ardyn.trajectory import Trajectory, choose_reference
@@ -300,6 +301,29 @@ class Relaxation:
             dynamics = replace(self.dynamics, drive={**self.dynamics.drive, **clamped})
             gradients = parameter_gradients(block_gradients(dynamics, x, {}))
         return {name: -gradient for name, gradient in gradients.items()}
+
+    def equilibria(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        """Where activities would settle if the weights stood still, at each record of the weights.
+
+        With what was frozen at the feed-forward pass, and with ψ or f′ as the Rule has them.
+
+        Returns:
+            {unit: g(t)}, [record, batch, …].
+
+        Raises:
+            InputError: weights that did not move, or a rule that has no equilibrium in closed form.
+        """
+        if self.plasticity is None or trajectory.learned is None:
+            raise InputError("the weights stood still; read equilibrium, or gradients")
+        check_linear(self.dynamics)
+        system = Coupled.of(self.dynamics, self.plasticity, self.dynamics.initial())
+        learned, found = trajectory.learned, []
+        with torch.no_grad():
+            for i in range(len(learned.times)):
+                weights = {name: W[i] for name, W in learned.weights.items()}
+                feedback = {block: psi[i] for block, psi in learned.feedback.items()}
+                found.append(system.at(State({}, {}, weights, feedback)).equilibrium())
+        return {unit: torch.stack([each[unit] for each in found]) for unit in self.network.units}
 
     def __repr__(self) -> str:
         activity = self.dynamics.trace.activity

@@ -21,7 +21,8 @@ Panels = np.ndarray[Any, Any]
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw every figure of a run into its folder."""
     paths = []
-    for name, figure_of in FIGURES.items():
+    figures = FIGURES | ({"moving_gradient": moving_gradient} if "moving_error" in results else {})
+    for name, figure_of in figures.items():
         figure = figure_of(results)
         paths += style.save(figure, folder, name)
         plt.close(figure)
@@ -163,6 +164,44 @@ def time_constant(results: xr.Dataset) -> Figure:
         f"Time to {results.attrs['tolerance']:g} relative error to the {_goal(results)}"
     )
     return figure
+
+
+def moving_gradient(results: xr.Dataset) -> Figure:
+    """Activities behind a gradient that moves with the weights: error, drift and lag."""
+    slow = [name for name in ("tau_w", "tau_psi", "tau_z") if results.sizes[name] > 1]
+    cells = results.stack(cell=["tau_w", "tau_psi", "tau_z"])
+    names = [_cell_name(each, slow or ["tau_w"]) for each in cells.cell.values]
+    figure, panels = _panels(results, rows=["error", "drift"], share_y="row")
+    for row, name in zip(panels, ("moving_error", "drift"), strict=True):
+        for layer, axes in zip(results.layer.values, row, strict=True):
+            for i, look in enumerate(style.of(names).values()):
+                here = cells.sel(layer=layer).isel(cell=i)
+                curve = _positive(here[name])
+                axes.semilogy(results.record, curve, label=names[i], **style.line(look))
+                if name == "drift" and here.lag.notnull():
+                    place: dict[str, Any] = {
+                        "transform": axes.transAxes,
+                        "ha": "right",
+                        "fontsize": 6,
+                    }
+                    axes.text(0.98, 0.03 + 0.09 * i, f"lag {float(here.lag):.3g}", **place).set(
+                        color=look["color"]
+                    )
+    panels[0, 0].set_ylabel("$\\|x - g(t)\\| / \\|g(t)\\|$")
+    panels[1, 0].set_ylabel("drift\n$\\|g(t) - g(0)\\| / \\|g(0)\\|$")
+    _label_columns(results, panels, _TIME)
+    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    figure.suptitle(
+        f"Activities follow the gradient of weights that learn, $\\tau$ = "
+        f"{results.tau_x.values[0]:g}\nlag: in the unit of $\\tau$"
+    )
+    return figure
+
+
+def _cell_name(cell: tuple[float, float, float], slow: list[str]) -> str:
+    letters = dict(zip(("tau_w", "tau_psi", "tau_z"), ("W", "\\psi", "z"), strict=True))
+    values = dict(zip(letters, cell, strict=True))
+    return ", ".join(f"$\\tau_{{{letters[name]}}}$ = {values[name]:g}" for name in slow)
 
 
 FIGURES: dict[str, Callable[[xr.Dataset], Figure]] = {

@@ -5,8 +5,8 @@ activities over time with the BP gradients, and with the exact trajectory.
 """
 
 import sys
-from dataclasses import dataclass
-from typing import Literal, Never
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Never
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from ardyn.relaxation import Solver
 from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.trajectory import choose_reference
 from plots.convergence import draw
-from studies import data, measures, networks
+from studies import data, measures, moving, networks
 from studies.command_line import main, training_set
 from studies.convergence_results import described, summary
 from studies.runs import check_device
@@ -52,6 +52,14 @@ class Config:
     euler, midpoint, heun2, heun3, rk4, explicit_adams, implicit_adams, dopri5, dopri8, bosh3, …"""
     tau_x: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Time constants τ of the activities in τ dx/dt = −x + drive; one relaxation each."""
+    tau_w: tuple[float, ...] = ()
+    """Time constants τ_W of weights that learn meanwhile, averaged over the batch, in the unit of
+    tau-x: the gradient then moves, and activities follow it. By default weights stand still."""
+    tau_psi: tuple[float, ...] = ()
+    """Time constants τ_ψ of feedback weights that learn (--feedback learned)."""
+    tau_z: tuple[float, ...] = ()
+    """Time constants τ_z of the trace of the activity that the learning weights read; by default
+    they read the frozen one."""
     duration: float = 30.0
     """Length of the relaxation, in the unit of tau-x (the paper's is 10 τ)."""
     step: float = 0.1
@@ -112,6 +120,26 @@ class Config:
                 raise InputError(
                     f"{flag} needs one or more different values, got {list(values)}; give each once"
                 )
+        for name in ("tau_w", "tau_psi", "tau_z"):
+            values, flag = getattr(self, name), name.replace("_", "-")
+            if len(set(values)) < len(values):
+                raise InputError(f"{flag} must be different, got {list(values)}; give each once")
+            for tau in values:
+                check_positive(flag, tau, 1000)
+        if self.tau_psi and self.feedback != "learned":
+            raise InputError(
+                "tau-psi is of feedback weights that learn, and there are none; use --feedback "
+                "learned"
+            )
+        if self.tau_z and not (self.tau_w or self.tau_psi):
+            raise InputError(
+                "tau-z is of a trace that learning weights read, and none learn; pass --tau-w too"
+            )
+        if self.moves and (not self.rule.is_linear or set(self.solver) == {"exact"}):
+            raise InputError(
+                "a moving gradient needs a frozen or dropped relaxation derivative, and a solver "
+                "beside exact; drop --tau-w and --tau-psi, or add --solver dopri5"
+            )
         for name in self.solver:
             check_choice("solver", name, ardyn.SOLVER_NAMES)
         for tau in self.tau_x:
@@ -146,6 +174,11 @@ class Config:
                 f"a duration of {self.duration:g} takes {self.duration / self.step:.2g} steps of "
                 f"{self.step:g}; use at most a million"
             )
+
+    @property
+    def moves(self) -> bool:
+        """Whether weights learn while activities relax."""
+        return bool(self.tau_w or self.tau_psi)
 
     @property
     def _takes_steps(self) -> bool:
@@ -183,6 +216,7 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
         for tau in config.tau_x
     }
     shown = _shown_layers(config, next(iter(sims.values())))
+    coupled = _coupled(config, batch, feedback) if config.moves else {}
     solvers = {
         name: ardyn.solver_named(name, config.step, config.rtol, config.atol)
         for name in config.solver
@@ -190,13 +224,19 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
     for sim in sims.values():
         for solver in solvers.values():
             sim.check(solver)
-    work = len(sims) * len(solvers) + len(solvers) + len(deep)
+    stepping = next((each for name, each in solvers.items() if name != "exact"), None)
+    for sim in coupled.values():
+        assert stepping is not None
+        sim.check(stepping)
+    work = len(sims) * len(solvers) + len(solvers) + len(deep) + len(coupled)
     with tqdm(total=work, desc="convergence", unit="part") as progress:
         parts = [
             _relaxations(config, sims, shown, solvers, progress),
             _work_precision(config, sims[config.tau_x[0]], progress),
             _depths(config, deep, inputs[:8], targets[:8], progress),
         ]
+        if coupled:
+            parts.append(_moving(config, coupled, stepping, shown, progress))
     return described(xr.merge(parts, join="exact"), config, images.checksum)
 
 
@@ -303,6 +343,41 @@ def _work_precision(config: Config, sim: ardyn.Relaxation, progress: "tqdm[Never
         rows.append(measures.work_precision(sim, config.tau_x[0], name, _reference(config, sim)))
         progress.update()
     return xr.concat(rows, pd.Index(config.solver, name="solver"))
+
+
+Cells = dict[tuple[float, float, float], ardyn.Relaxation]
+
+
+def _coupled(config: Config, batch: Any, feedback: Any) -> Cells:
+    """A relaxation for each combination of the slow time constants, at the first tau-x."""
+    model, inputs, targets, loss, rule = batch
+    cells: Cells = {}
+    for tau_w, tau_psi, tau_z in moving.grid(config.tau_w, config.tau_psi, config.tau_z):
+        remembers = bool(config.tau_z)
+        cells[tau_w, tau_psi, tau_z] = ardyn.Relaxation(
+            model,
+            inputs,
+            targets,
+            loss,
+            replace(rule, update_activity="trace") if remembers else rule,
+            tau=config.tau_x[0],
+            feedback=feedback,
+            tau_trace=tau_z if remembers else None,
+            units=config.units,
+            plasticity=moving.plasticity(tau_w, tau_psi),
+        )
+    return cells
+
+
+def _moving(
+    config: Config, cells: Cells, solver: Any, shown: list[str], progress: "tqdm[Never]"
+) -> xr.Dataset:
+    found = {}
+    for taus, sim in cells.items():
+        progress.set_postfix_str(f"moving gradient, tau-w {taus[0]:g}")
+        found[taus] = moving.follow(sim, config.duration, solver, shown, config.tolerance)
+        progress.update()
+    return moving.together(found)
 
 
 def _depths(

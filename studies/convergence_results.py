@@ -37,6 +37,14 @@ _VARIABLES = {
     "depth_law": ("law of a chain as long as depth_path: inverse incomplete gamma function", "tau"),
     "depth_measured": ("lowest unit from a zero state, output clamped: stepped with dopri5", "tau"),
     "depth_default": ("lowest unit from the feed-forward state: closed form", "tau"),
+    "tau_w": ("time constant of the weights; infinite: they stand still", _TIME),
+    "tau_psi": ("time constant of the feedback weights; infinite: they stand still", _TIME),
+    "tau_z": ("time constant of the activity trace; infinite: frozen", _TIME),
+    "record": ("time at which the weights were recorded", _TIME),
+    "moving_error": ("relative error to the gradient g(t) that belongs to the weights", "1"),
+    "drift": ("how far that gradient has moved, |g(t) - g(0)| / |g(0)|", "1"),
+    "lag": ("time by which activities lag behind the moving gradient", _TIME),
+    "following_time": ("time after which the moving error stays within tolerance", _TIME),
     "depth_path": ("units with a leak on the longest path through the network", "1"),
 }
 

@@ -1,0 +1,85 @@
+"""Weights that learn during the convergence study: what activities follow, how far behind."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ardyn import InputError
+from plots.convergence import draw
+from studies import data, moving
+from studies.convergence import Config, run
+
+SLOW = Config(
+    solver=("dopri5",),
+    tau_x=(0.5,),
+    tau_w=(1e3, 1e4),
+    duration=12.0,
+    sizes=(64, 12, 8, 10),
+    batch_size=6,
+    depths=(2,),
+    rtol=1e-9,
+    atol=1e-12,
+)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run(SLOW, data.load("digits", torch.float64))
+
+
+def test_activities_lag_behind_by_the_time_constants_on_the_way(results):
+    here = results.isel(tau_psi=0, tau_z=0)
+    # What sends back to fc2 is the weights above it alone: one leak lies between.
+    np.testing.assert_allclose(here.lag.sel(layer="fc2"), 0.5, atol=0.06)
+    assert (here.lag.sel(layer="fc1") > 0.55).all()
+    assert (here.lag.sel(layer="fc1") < 1.06).all()
+    assert here.lag.sel(layer="fc3").isnull().all()
+
+
+def test_slower_weights_are_followed_more_closely(results):
+    last = results.moving_error.isel(record=-1, tau_psi=0, tau_z=0)
+    ratio = last.sel(tau_w=1e3) / last.sel(tau_w=1e4)
+    np.testing.assert_allclose(ratio.sel(layer=["fc1", "fc2"]), 10, rtol=0.1)
+    drift = results.drift.isel(record=-1, tau_psi=0, tau_z=0)
+    assert (drift.sel(tau_w=1e3, layer="fc1") > 5 * drift.sel(tau_w=1e4, layer="fc1")).all()
+
+
+def test_the_figure_is_drawn(results, tmp_path):
+    assert "moving_gradient" in {path.stem for path in draw(results, tmp_path)}
+
+
+def test_feedback_weights_and_traces_move_too():
+    config = replace(
+        SLOW, feedback="learned", tau_w=(50.0,), tau_psi=(20.0, 2000.0), tau_z=(1.0, 1e6)
+    )
+    results = run(config, data.load("digits", torch.float64))
+    drift = results.drift.sel(layer="fc2", tau_w=50.0).isel(record=-1)
+    assert drift.dims == ("tau_psi", "tau_z")
+    assert (drift.sel(tau_psi=20.0) > 10 * drift.sel(tau_psi=2000.0)).all()
+    assert len(np.unique(drift)) == 4
+
+
+def test_the_lag_of_a_shifted_curve_is_its_shift():
+    times = torch.linspace(0.1, 10, 100, dtype=torch.float64)
+    goal = torch.stack([times.sin(), times**2], dim=1)[:, None]
+    shifted = torch.stack([(times - 0.9).sin(), (times - 0.9) ** 2], dim=1)[:, None]
+    assert float(moving.lag(times, shifted, goal)) == pytest.approx(0.9, abs=0.06)
+    assert moving.lag(times, shifted, torch.ones_like(goal)).isnan()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tau_w": (1.0, 1.0)}, "tau-w must be different"),
+        ({"tau_w": (-1.0,)}, "tau-w must be positive"),
+        ({"tau_psi": (5.0,)}, "tau-psi is of feedback weights that learn"),
+        ({"tau_w": (), "tau_z": (5.0,)}, "tau-z is of a trace that learning weights read"),
+        ({"solver": ("exact",)}, "a solver beside exact"),
+        ({"relaxation_derivative": "current"}, "needs a frozen or dropped relaxation derivative"),
+    ],
+)
+def test_settings_that_move_nothing_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        replace(SLOW, **change)
