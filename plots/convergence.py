@@ -193,7 +193,7 @@ def moving_gradient(results: xr.Dataset) -> Figure:
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
     figure.suptitle(
         f"Activities follow the gradient of weights that learn, $\\tau$ = "
-        f"{results.tau_x.values[0]:g}\nlag: in the unit of $\\tau$"
+        f"{results.tau_x.values[0]:g}\nlag: a time, in the same unit"
     )
     return figure
 

@@ -184,7 +184,7 @@ def test_the_trace_has_a_stability_bound_too(scheme):
         sim.solve([10.0], scheme)
 
 
-@pytest.mark.parametrize("tau_trace", [0.0, -1.0, math.nan, math.inf, "1"])
+@pytest.mark.parametrize("tau_trace", [0.0, -1.0, math.nan, -math.inf, "1"])
 def test_a_tau_trace_that_is_not_positive_is_refused(tau_trace):
     with pytest.raises(InputError, match="tau_trace must be"):
         problem().relaxation(rule=Rule(update_activity="trace"), tau_trace=tau_trace)

@@ -312,7 +312,8 @@ def test_every_setting_changes_the_results(tiny, name):
 
 
 def test_every_setting_is_tried():
-    assert set(OTHERWISE) | {"network", "reference", "dataset", "device"} == set(vars(TINY))
+    elsewhere = {"network", "reference", "dataset", "device", "tau_w", "tau_psi", "tau_z"}
+    assert set(OTHERWISE) | elsewhere == set(vars(TINY))
 
 
 def test_what_is_stored_is_what_the_relaxation_says(tiny):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import expm
@@ -99,6 +99,7 @@ def test_time_constants_may_differ_by_orders_of_magnitude(tau, tolerance):
 
 
 @given(taus, st.floats(0.0, 20.0))
+@example((1.0, 0.25), 0.0078125)
 def test_the_ode_is_the_matrix_exponential(tau, t):
     P = at(None, tau, t)[0]
     assert difference(P, expm(t * by_hand(tau))) < 1e-12
