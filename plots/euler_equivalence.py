@@ -47,6 +47,7 @@ def weights(results: xr.Dataset) -> Figure:
     for name in results.scheme.values:
         _distances(right, results.distance.sel(scheme=name), looks[name])
     right.axvline(PAPER[0], color="k", ls=":", lw=1)
+    curves = list(left.get_lines())
     left.axvline(PAPER[0] * n, color="k", ls=":", lw=1)
     bounded = results.step[results.step <= 1]
     right.plot(bounded, bounded, "k--", lw=1, label="bound for Euler: $h / \\tau$")
@@ -57,7 +58,7 @@ def weights(results: xr.Dataset) -> Figure:
     mark = Line2D(
         [], [], color="k", ls=":", lw=1, label="paper: $h$ = 0.1 $\\tau$, $t$ = 10 $\\tau$"
     )
-    style.legend_below(figure, [*left.get_lines(), bound, mark])
+    style.legend_below(figure, [*curves, bound, mark])
     figure.suptitle("With one $\\tau$ a scheme is a distribution over how far errors have come")
     return figure
 
