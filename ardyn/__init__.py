@@ -12,6 +12,7 @@ from ardyn.closed_form import ClosedForm
 from ardyn.ensemble import ensemble, ensemble_size, member
 from ardyn.errors import ArdynError, DivergenceError, InputError
 from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
+from ardyn.mean_field import mean_field
 from ardyn.models import cnn, mlp, random_feedback
 from ardyn.plasticity import Plasticity
 from ardyn.relaxation import Relaxation
@@ -45,6 +46,7 @@ __all__ = [
     "ensemble",
     "ensemble_size",
     "evaluate",
+    "mean_field",
     "member",
     "mlp",
     "random_feedback",

@@ -8,7 +8,7 @@ pass, x̄ and f′, stays so.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from ardyn.dynamics import Dynamics
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
 from ardyn.layers import PerMember
 from ardyn.plasticity import Plasticity, learn
-from ardyn.solve import Solution, SteadyState, System
+from ardyn.solve import Solution
 from ardyn.state import State
 
 
@@ -69,7 +69,12 @@ class Coupled:
         fast = now(t, State(state.activity, state.trace))
         if not (state.weights or state.feedback):
             return fast
-        return replace(self._slow_rate(now, state), activity=fast.activity, trace=fast.trace)
+        slow = self._slow_rate(now, state)
+        return replace(slow, activity=fast.activity, trace=fast.trace)
+
+    def _slow_rate(self, now: Dynamics, state: State) -> State:
+        changes = block_gradients(now, state.activity, state.trace)
+        return slow_rate(self.plasticity, now, state, changes)
 
     def sweep(self, state: State, step: float) -> State:
         """One sequential sweep of the activities, then an Euler step of the weights."""
@@ -83,10 +88,6 @@ class Coupled:
             {block: psi + step * slow.feedback[block] for block, psi in state.feedback.items()},
         )
 
-    def samples(self, which: slice) -> System:
-        """Not for samples that move the same weights; refused beforehand."""
-        raise NotImplementedError
-
     def at(self, state: State) -> Dynamics:
         """The dynamics with the weights of a state."""
         trace = self.dynamics.trace
@@ -97,25 +98,36 @@ class Coupled:
             feedback={**self.dynamics.feedback, **state.feedback},
         )
 
-    def _slow_rate(self, now: Dynamics, state: State) -> State:
-        changes = block_gradients(now, state.activity, state.trace)
-        gradients = parameter_gradients(changes)
-        learned = feedback_gradients(now, changes)
-        p, share = self.plasticity, 1.0
-        if p.reduction == "mean":
-            share = members(now) / len(now.like)
-        return State(
-            {},
-            {},
-            {
-                name: learn(W, share * gradients[name], p.tau_weights, p.weight_decay)
-                for name, W in state.weights.items()
-            },
-            {
-                block: learn(psi, share * learned[block], p.tau_feedback, p.feedback_decay)
-                for block, psi in state.feedback.items()
-            },
-        )
+
+def slow_rate(
+    plasticity: Plasticity,
+    now: Dynamics,
+    state: State,
+    changes: Mapping[str, Mapping[str, Tensor]],
+    span: float = 1.0,
+) -> State:
+    """d(W, b, ψ)/dt, or their change over a time ``span`` where ``changes`` are integrals over it.
+
+    Args:
+        now: the dynamics with the weights of the moment.
+        state: what moves.
+        changes: Eq. 2, {block: {parameter: gradient}}, summed over the batch.
+    """
+    gradients, learned = parameter_gradients(changes), feedback_gradients(now, changes)
+    p = plasticity
+    share = members(now) / len(now.like) if p.reduction == "mean" else 1.0
+    return State(
+        {},
+        {},
+        {
+            name: learn(W, share * gradients[name], p.tau_weights, span * p.weight_decay)
+            for name, W in state.weights.items()
+        },
+        {
+            block: learn(psi, share * learned[block], p.tau_feedback, span * p.feedback_decay)
+            for block, psi in state.feedback.items()
+        },
+    )
 
 
 def members(dynamics: Dynamics) -> int:
@@ -141,7 +153,7 @@ class Learned:
 class Solver(Protocol):
     """Adaptive, Fixed or Sweep."""
 
-    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution: ...
+    def solve(self, system: Coupled, times: Tensor) -> Solution: ...
 
 
 AT_ONCE = 2**22

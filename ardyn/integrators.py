@@ -15,7 +15,7 @@ from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdi
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ardyn.errors import InputError, check_choice, check_positive
-from ardyn.solve import Solution, SteadyState, System, Watch, grid
+from ardyn.solve import Separable, Solution, SteadyState, System, Watch, grid
 
 FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
 """Methods of one constant step that the installed torchdiffeq has."""
@@ -65,6 +65,7 @@ class Adaptive:
         """Integrate from t = 0, recording at ``times``."""
         if not self.per_sample:
             return self._integrate(system, times, stop)
+        assert isinstance(system, Separable)
         batch = system.initial().tensors()[0].shape[0]
         alone = [
             self._integrate(system.samples(slice(i, i + 1)), times, stop) for i in range(batch)

@@ -26,18 +26,19 @@ from ardyn.checks import (
     numbered,
     tau_of_each,
 )
-from ardyn.closed_form import ClosedForm, check_linear, integral
+from ardyn.closed_form import ClosedForm, check_linear
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
 from ardyn.coupled import Coupled, relax_coupled
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
-from ardyn.gradients import block_gradients, parameter_gradients
+from ardyn.gradients import parameter_gradients
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
 from ardyn.network import Units
 from ardyn.plasticity import Plasticity
+from ardyn.quasi_static import integrated_gradients
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.state import State
@@ -296,10 +297,7 @@ class Relaxation:
         check_linear(self.dynamics)
         check_update_linear(self.dynamics)
         with torch.no_grad():
-            x = integral(self.dynamics, start, end)
-            clamped = {unit: (end - start) * g for unit, g in self.dynamics.clamped.items()}
-            dynamics = replace(self.dynamics, drive={**self.dynamics.drive, **clamped})
-            gradients = parameter_gradients(block_gradients(dynamics, x, {}))
+            gradients = parameter_gradients(integrated_gradients(self.dynamics, start, end))
         return {name: -gradient for name, gradient in gradients.items()}
 
     def equilibria(self, trajectory: Trajectory) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,8 +24,19 @@ class System(Protocol):
 
     def initial(self) -> State: ...
     def __call__(self, t: Tensor | float, state: State) -> State: ...
+
+
+class Layered(System, Protocol):
+    """What Sweep needs besides: one pass through the units, one after another."""
+
     def sweep(self, state: State, step: float) -> State: ...
-    def samples(self, which: slice) -> "System": ...
+
+
+@runtime_checkable
+class Separable(System, Protocol):
+    """What an adaptive method needs to solve the samples one by one."""
+
+    def samples(self, which: slice) -> System: ...
 
 
 @dataclass(frozen=True)
@@ -125,16 +136,16 @@ class Watch:
 
     def stuck(self, method: str, reason: str) -> DivergenceError:
         """The error for an adaptive method that gave up: when, and where it moves fastest."""
-        rate = self.system(self.last_time, self.last_state).activity
-        fastest = {unit: float(dx.abs().max().nan_to_num(math.inf)) for unit, dx in rate.items()}
-        unit = max(fastest, key=lambda each: fastest[each])
-        dtype = str(rate[unit].dtype).removeprefix("torch.")
+        rate = self.system(self.last_time, self.last_state).named()
+        fastest = {name: float(dx.abs().max().nan_to_num(math.inf)) for name, dx in rate.items()}
+        name = max(fastest, key=lambda each: fastest[each])
+        dtype = str(rate[name].dtype).removeprefix("torch.")
         limit = f"no step that {dtype} resolves keeps the tolerances"
         if "max_num_steps" in reason:
             limit = "it took max_num_steps between two recorded times"
         return DivergenceError(
-            f"'{method}' cannot go beyond t = {self.last_time:.4g}, where unit '{unit}' changes at "
-            f"a rate of {fastest[unit]:.3g}: {limit}; use a larger rtol and atol, or float64"
+            f"'{method}' cannot go beyond t = {self.last_time:.4g}, where {name} changes at a "
+            f"rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"
         )
 
     def divergence(self, state: State, when: str) -> DivergenceError:
@@ -146,6 +157,12 @@ class Watch:
                 return DivergenceError(
                     f"the relaxation left the finite numbers {when}, first seen in unit '{unit}' "
                     f"of sample {sample}; use a shorter step, or an adaptive method"
+                )
+        for name, x in state.named().items():
+            if not torch.isfinite(x).all():
+                return DivergenceError(
+                    f"{name} left the finite numbers {when}; use a shorter step, an adaptive "
+                    f"method, or a longer time constant"
                 )
         return DivergenceError(
             f"the relaxation overflowed {when}; scale the inputs, the weights or the loss down"

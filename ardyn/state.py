@@ -23,6 +23,20 @@ class State:
         """Every tensor, in a fixed order."""
         return tuple(x for each in fields(self) for x in getattr(self, each.name).values())
 
+    def named(self) -> dict[str, Tensor]:
+        """Every tensor, under a name that tells what it is."""
+        kinds = {
+            "activity": "unit",
+            "trace": "trace of",
+            "weights": "parameter",
+            "feedback": "ψ of",
+        }
+        return {
+            f"{kinds[each.name]} '{name}'": x
+            for each in fields(self)
+            for name, x in getattr(self, each.name).items()
+        }
+
     def with_tensors(self, tensors: Sequence[Tensor]) -> "State":
         """A state of the same names, holding these tensors."""
         rest = iter(tensors)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ardyn.errors import check_positive
-from ardyn.solve import Solution, SteadyState, System, Watch, grid
+from ardyn.solve import Layered, Solution, SteadyState, Watch, grid
 from ardyn.state import State
 
 
@@ -30,7 +30,7 @@ class Sweep:
         """|1 − h/τ|: the factor by which one sweep multiplies a decaying activity."""
         return abs(1 - step_over_tau)
 
-    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+    def solve(self, system: Layered, times: Tensor, stop: SteadyState | None = None) -> Solution:
         """Sweep from t = 0, recording at ``times``, linearly interpolated between sweeps."""
         watch = Watch(system, stop)
         state = system.initial()
