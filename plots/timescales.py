@@ -1,6 +1,7 @@
 """Figures of studies/timescales.py: python plots/timescales.py RUN_FOLDER."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,9 +18,11 @@ from plots.command_line import main
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
+    figures = {"one_stimulus": one_stimulus(results), "phase_map": phase_map(results)}
+    if _learns_feedback(results):
+        figures["angle_map"] = angle_map(results)
     paths = []
-    for name, figure_of in {"one_stimulus": one_stimulus, "phase_map": phase_map}.items():
-        figure = figure_of(results)
+    for name, figure in figures.items():
         paths += style.save(figure, folder, name)
         plt.close(figure)
     return paths
@@ -27,17 +30,31 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
 
 def one_stimulus(results: xr.Dataset) -> Figure:
     """The weight change of one stimulus against the backprop step, with the quasi-static limit."""
-    figure, panels = plt.subplots(1, 2, figsize=(8.5, 3.8), sharex=True)
-    rows = {"cosine": "cosine to the BP step", "norm_ratio": "norm over that of the BP step"}
+    columns = results.tau_psi.values
+    figure, panels = plt.subplots(
+        2,
+        len(columns),
+        figsize=(max(2.2 * len(columns) + 1, 5), 5),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
+    rows = {"cosine": "cosine to the BP step", "norm_ratio": "norm over that of\nthe BP step"}
     looks = style.of(results.window.values.tolist())
-    for axes, (name, label) in zip(panels, rows.items(), strict=True):
-        for share, look in looks.items():
-            here = results.sel(window=share)
-            (line,) = axes.plot(here.tau_w, here[name], ms=4)
-            line.set(**look)
-            axes.plot(here.tau_w, here[f"quasi_static_{name}"], color=look["color"], ls=":", lw=1)
-        axes.set(xscale="log", xlabel="$\\tau_W / \\tau$", ylabel=label)
-    panels[1].set_yscale("log")
+    for row, (name, label) in zip(panels, rows.items(), strict=True):
+        row[0].set_ylabel(label)
+        for tau_psi, axes in zip(columns, row, strict=True):
+            for share, look in looks.items():
+                here = results.sel(window=share, tau_psi=tau_psi)
+                (line,) = axes.plot(here.tau_w, here[name], ms=4)
+                line.set(**look)
+                quasi = here[f"quasi_static_{name}"]
+                axes.plot(here.tau_w, quasi, color=look["color"], ls=":", lw=1)
+            axes.set_xscale("log")
+    for tau_psi, top, bottom in zip(columns, panels[0], panels[1], strict=True):
+        bottom.set(yscale="log", xlabel="$\\tau_W / \\tau$")
+        if _learns_feedback(results):
+            top.set_title(f"$\\tau_\\psi / \\tau$ = {tau_psi:g}")
     handles = [_handle(f"plastic from {share:g} T", look) for share, look in looks.items()]
     limit = Line2D([], [], color="k", ls=":", lw=1, label="quasi-static prediction")
     style.legend_below(figure, [*handles, limit])
@@ -48,35 +65,81 @@ def one_stimulus(results: xr.Dataset) -> Figure:
 
 def phase_map(results: xr.Dataset) -> Figure:
     """Accuracy after a stream of stimuli, simulated and predicted."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
-    config = json.loads(results.attrs["config"])
     names = {"stream_accuracy": "coupled ODE", "quasi_static_accuracy": "quasi-static prediction"}
-    for axes, (name, title) in zip(panels, names.items(), strict=True):
-        mesh = _map(axes, results[name], config["duration"])
-        axes.set_title(title)
-        axes.set_xlabel("$\\tau_W / \\tau$")
-    panels[0].set_ylabel("plasticity begins at [T]")
-    figure.colorbar(mesh, ax=panels.tolist(), label="test accuracy [%]")
+    figure = _maps(results, names, "test accuracy [%]", most=100)
+    stimuli = json.loads(results.attrs["config"])["stimuli"]
     figure.suptitle(
-        f"{results.attrs['title']} after {config['stimuli']} stimuli; ×: the numbers were lost; "
-        f"numbers: learning rate, window / $\\tau_W$"
+        f"{results.attrs['title']} after {stimuli} stimuli; ×: the numbers were lost\n"
+        f"in the cells: learning rate, window / $\\tau_W$"
     )
     return figure
 
 
-def _map(axes: Axes, accuracy: xr.DataArray, duration: float) -> QuadMesh:
-    mesh = axes.pcolormesh(accuracy.T, vmin=0, vmax=100, cmap="viridis")
-    axes.set_xticks(np.arange(len(accuracy.tau_w)) + 0.5, [f"{t:g}" for t in accuracy.tau_w.values])
-    axes.set_yticks(
-        np.arange(len(accuracy.window)) + 0.5, [f"{w:g}" for w in accuracy.window.values]
+def angle_map(results: xr.Dataset) -> Figure:
+    """Angle between ψ and Wᵀ after a stream of stimuli, simulated and predicted."""
+    names = {"stream_angle": "coupled ODE", "quasi_static_angle": "quasi-static prediction"}
+    figure = _maps(results, names, "angle between $\\psi$ and $W^T$ [°]", most=90)
+    stimuli = json.loads(results.attrs["config"])["stimuli"]
+    figure.suptitle(
+        f"Feedback weights after {stimuli} stimuli; ×: the numbers were lost\n"
+        f"in the cells: learning rate, window / $\\tau_W$"
     )
-    for i, tau in enumerate(accuracy.tau_w.values):
-        for j, share in enumerate(accuracy.window.values):
-            value = float(accuracy[i, j])
-            text = "×" if np.isnan(value) else f"{(1 - share) * duration / tau:.0e}"
-            colour = "k" if np.isnan(value) or value > 60 else "w"
-            axes.text(i + 0.5, j + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
+    return figure
+
+
+def _maps(results: xr.Dataset, names: Mapping[str, str], label: str, most: float) -> Figure:
+    """A row of maps per quantity: τ_W × window; where ψ learns, τ_W × τ_ψ for each window."""
+    if _learns_feedback(results):
+        upwards, y_label = "tau_psi", "$\\tau_\\psi / \\tau$"
+        columns = {f"plastic from {w:g} T": results.sel(window=w) for w in results.window.values}
+    else:
+        upwards, y_label = "window", "plasticity begins at [T]"
+        columns = {"": results.isel(tau_psi=0)}
+    shape = (len(names), len(columns)) if len(columns) > 1 else (1, len(names))
+    figure, panels = plt.subplots(
+        *shape,
+        figsize=(3.4 * shape[1] + 1.4, 2.6 * shape[0] + 1),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    places = iter(panels.flat)
+    for name, title in names.items():
+        for when, here in columns.items():
+            axes = next(places)
+            mesh = _map(axes, here, name, upwards, most)
+            axes.set_title(f"{title}\n{when}" if when else title)
+    for axes in panels[-1]:
+        axes.set_xlabel("$\\tau_W / \\tau$")
+    for axes in panels[:, 0]:
+        axes.set_ylabel(y_label)
+    figure.colorbar(mesh, ax=panels.ravel().tolist(), label=label)
+    return figure
+
+
+def _map(axes: Axes, here: xr.Dataset, name: str, upwards: str, most: float) -> QuadMesh:
+    values = here[name].transpose(upwards, "tau_w")
+    mesh = axes.pcolormesh(values, vmin=0, vmax=most, cmap="viridis")
+    for axis, ticks in ((axes.xaxis, here.tau_w.values), (axes.yaxis, here[upwards].values)):
+        axis.set_ticks(np.arange(len(ticks)) + 0.5, [_short(t) for t in ticks])
+    duration = json.loads(here.attrs["config"])["duration"]
+    rate = ((1 - here.window) * duration / here.tau_w).broadcast_like(values)
+    for (j, i), value in np.ndenumerate(values):
+        text = "×" if np.isnan(value) else f"{float(rate.transpose(*values.dims)[j, i]):.0e}"
+        colour = "k" if np.isnan(value) or value > 0.6 * most else "w"
+        axes.text(i + 0.5, j + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
     return mesh
+
+
+def _learns_feedback(results: xr.Dataset) -> bool:
+    """Whether ψ learns in time; else Wᵀ is in its place."""
+    return bool(np.isfinite(results.tau_psi).all())
+
+
+def _short(value: float) -> str:
+    """1000 as 10³: long numbers would run into each other."""
+    power = np.log10(value) if value > 0 else 0.5
+    return f"$10^{{{power:.0f}}}$" if power >= 3 and power % 1 == 0 else f"{value:g}"
 
 
 def _handle(name: str, look: dict[str, object]) -> Line2D:

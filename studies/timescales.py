@@ -2,14 +2,14 @@
 
 Weights move while activities relax, τ_W dW/dt = −∂𝓛/∂W, during a window of each stimulus. Compares
 the weight change of one stimulus with the backprop step, and what a stream of stimuli teaches, over
-τ_W and the window; beside the quasi-static prediction, in which weights wait for the end.
+τ_W, τ_ψ and the window; beside the quasi-static prediction, in which weights wait for the end.
 """
 
-import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain, count, product, starmap
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ import ardyn
 from ardyn import ArdynError, InputError, Learner, Plasticity, Rule
 from ardyn.errors import check_choice, check_positive
 from ardyn.models import IMAGES
+from ardyn.quasi_static import stimulus_change
 from ardyn.relaxation import Solver
 from plots.timescales import draw
 from studies import data, networks
@@ -31,7 +32,7 @@ from studies.runs import RunFolder, check_device
 from studies.settings import Condition
 from studies.training_results import described
 
-_POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1, "psi_over_w": 1}
+_POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1}
 _COUNTS = {"batch_size": 64, "stimuli": 100}
 
 
@@ -41,12 +42,11 @@ class Config:
 
     tau_w: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
     """Time constants τ_W of weights and biases."""
+    tau_psi: tuple[float, ...] = ()
+    """Time constants τ_ψ of feedback weights that learn in time too (Eq. 3), from random ones on;
+    where none is given, Wᵀ sends activity back."""
     window: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)
     """When plasticity begins, as a share of the stimulus: 0 is always on; it lasts to the end."""
-    feedback: Literal["transpose", "learned"] = "transpose"
-    """What sends activity back: Wᵀ, or ψ that learns in time too (Eq. 3)."""
-    psi_over_w: float = 1.0
-    """τ_ψ / τ_W."""
     duration: float = 10.0
     """Length T of a stimulus."""
     stimuli: int = 100
@@ -73,15 +73,16 @@ class Config:
     """Where to compute: cpu, cuda, cuda:1, …"""
 
     def __post_init__(self) -> None:
-        for name in ("tau_w", "window"):
+        for name, least in {"tau_w": 2, "tau_psi": 0, "window": 2}.items():
             values = getattr(self, name)
-            if len(values) < 2 or len(set(values)) < len(values):
+            if len(values) < least or len(set(values)) < len(values):
                 raise InputError(
-                    f"{name.replace('_', '-')} needs two or more different values, got "
-                    f"{list(values)}; give each once"
+                    f"{name.replace('_', '-')} needs {least} or more values, each once, got "
+                    f"{list(values)}; pass such as --{name.replace('_', '-')} 0.5 0.9"
                 )
-        for tau in self.tau_w:
-            check_positive("tau-w", tau, 1000)
+        for name in ("tau_w", "tau_psi"):
+            for tau in getattr(self, name):
+                check_positive(name.replace("_", "-"), tau, 1000)
         for share in self.window:
             if not 0 <= share < 1:
                 raise InputError(f"window must lie in 0 … 1, the stimulus, got {share}; use 0.9")
@@ -90,24 +91,18 @@ class Config:
         check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n != "exact"])
         if self.depth < 2:
             raise InputError(f"depth must be 2 or more layers, got {self.depth}; use such as 3")
-        if self.psi_over_w != 1 and self.feedback == "transpose":
-            raise InputError(
-                f"psi-over-w = {self.psi_over_w:g} means nothing to transposed weights; drop it, "
-                f"or use --feedback learned"
-            )
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must lie in 0 … 2⁶³ − 1, got {self.seed}; use one such as 0")
 
     @property
     def rule(self) -> Rule:
         """The modelling choices."""
-        return Rule(feedback=self.feedback)
+        return Rule(feedback="learned" if self.tau_psi else "transpose")
 
-    def plasticity(self, tau_w: float, share: float) -> Plasticity:
-        """Of one cell of the map."""
-        tau_psi = self.psi_over_w * tau_w if self.feedback == "learned" else math.inf
-        window = (share * self.duration, math.inf)
-        return Plasticity(tau_w, tau_psi, reduction="mean", window=window)
+    @property
+    def cells(self) -> list["Cell"]:
+        """Every combination; Wᵀ in ψ's place counts as a ψ that never learns."""
+        return list(starmap(Cell, product(self.tau_w, self.tau_psi or (math.inf,), self.window)))
 
     @property
     def how(self) -> Solver:
@@ -115,8 +110,26 @@ class Config:
         return ardyn.solver_named(self.solver, self.step, self.rtol, self.atol)
 
 
+class Cell(NamedTuple):
+    """A place on the map."""
+
+    tau_w: float
+    tau_psi: float
+    window: float
+    """When plasticity begins, as a share of the stimulus."""
+
+    def plasticity(self, duration: float) -> Plasticity:
+        """Its time constants and window."""
+        window = (self.window * duration, math.inf)
+        return Plasticity(self.tau_w, self.tau_psi, reduction="mean", window=window)
+
+    def __str__(self) -> str:
+        psi = "" if math.isinf(self.tau_psi) else f", τ_ψ {self.tau_psi:g}"
+        return f"τ_W {self.tau_w:g}{psi}, from {self.window:g} T"
+
+
 def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
-    """One stimulus and a stream of them, for every τ_W and window.
+    """One stimulus and a stream of them, for every τ_W, τ_ψ and window.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
@@ -124,35 +137,33 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     sets = sets.to(check_device(config.device))
     rows = next(ardyn.batches(len(sets.train.inputs), config.batch_size, [config.seed], 0))
     batch = sets.train.inputs[rows], sets.train.targets[rows]
-    _student(config, config.tau_w[0], config.window[0]).step(*batch)
+    _student(config, min(config.cells)).step(*batch)
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    cells = list(itertools.product(config.tau_w, config.window))
     saved = checkpoints.load("cells") or {"cells": {}}
     found: dict[str, dict[str, float]] = saved["cells"]
-    with tqdm(total=len(cells), desc="timescales", unit="cell") as progress:
+    with tqdm(total=len(config.cells), desc="timescales", unit="cell") as progress:
         progress.update(len(found))
-        for tau_w, share in cells:
-            name = f"{tau_w:g} {share:g}"
-            if name not in found:
-                progress.set_postfix_str(f"tau-w {tau_w:g}, from {share:g} T")
-                found[name] = _cell(config, sets, batch, tau_w, share)
+        for cell in config.cells:
+            if str(cell) not in found:
+                progress.set_postfix_str(str(cell))
+                found[str(cell)] = _measures(config, sets, batch, cell)
                 checkpoints.save("cells", {"cells": found})
                 progress.update()
-    measured = _grid(config, found)
+    measured = _grid(config, [found[str(cell)] for cell in config.cells])
     return described(measured, "timescales", config, _CONDITIONS, sets.checksum)
 
 
 _CONDITIONS: Mapping[str, Condition] = {}
 
 
-def _cell(
-    config: Config, sets: data.Sets, batch: tuple[Tensor, Tensor], tau_w: float, share: float
+def _measures(
+    config: Config, sets: data.Sets, batch: tuple[Tensor, Tensor], cell: Cell
 ) -> dict[str, float]:
-    """All measures at one τ_W and window; NaN where the numbers were lost."""
-    cosine, ratio = one_stimulus(config, batch, tau_w, share)
-    quasi_cosine, quasi_ratio = one_stimulus(config, batch, tau_w, share, is_quasi_static=True)
-    loss, accuracy, angle = stream(config, sets, tau_w, share)
-    _, quasi_accuracy, _ = stream(config, sets, tau_w, share, is_quasi_static=True)
+    """All measures in one cell; NaN where the numbers were lost."""
+    cosine, ratio = one_stimulus(config, batch, cell)
+    quasi_cosine, quasi_ratio = one_stimulus(config, batch, cell, is_quasi_static=True)
+    loss, accuracy, angle = stream(config, sets, cell)
+    _, quasi_accuracy, quasi_angle = stream(config, sets, cell, is_quasi_static=True)
     return {
         "cosine": cosine,
         "norm_ratio": ratio,
@@ -162,42 +173,39 @@ def _cell(
         "stream_accuracy": accuracy,
         "quasi_static_accuracy": quasi_accuracy,
         "stream_angle": angle,
+        "quasi_static_angle": quasi_angle,
     }
 
 
 def one_stimulus(
-    config: Config,
-    batch: tuple[Tensor, Tensor],
-    tau_w: float,
-    share: float,
-    is_quasi_static: bool = False,
+    config: Config, batch: tuple[Tensor, Tensor], cell: Cell, is_quasi_static: bool = False
 ) -> tuple[float, float]:
     """Cosine and norm ratio of the change of all weights to the backprop step of the same rate."""
-    student = _student(config, tau_w, share)
+    student = _student(config, cell)
     before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
     try:
-        _live(config, student, batch, tau_w, share, is_quasi_static)
+        _live(student, batch, is_quasi_static)
     except ArdynError:
         return math.nan, math.nan
     change = _flat({n: p.detach() - before[n] for n, p in student.model.named_parameters()})
-    model = _student(config, tau_w, share).model
+    model = _student(config, cell).model
     ardyn.backprop(model, *batch)
-    rate = (1 - share) * config.duration / tau_w / len(batch[0])
+    rate = (1 - cell.window) * config.duration / cell.tau_w / len(batch[0])
     step = _flat({n: -rate * p.grad for n, p in model.named_parameters() if p.grad is not None})
     cosine = change @ step / (change.norm() * step.norm())
     return float(cosine), float(change.norm() / step.norm())
 
 
 def stream(
-    config: Config, sets: data.Sets, tau_w: float, share: float, is_quasi_static: bool = False
+    config: Config, sets: data.Sets, cell: Cell, is_quasi_static: bool = False
 ) -> tuple[float, float, float]:
     """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ."""
-    student = _student(config, tau_w, share)
+    student = _student(config, cell)
     train = sets.train
     try:
         for number, rows in zip(range(config.stimuli), _endless(config, train), strict=False):
             batch = train.inputs[rows], train.targets[rows]
-            _live(config, student, batch, tau_w, share, is_quasi_static)
+            _live(student, batch, is_quasi_static)
             if number % 10 == 9 and not _is_finite(student.model):
                 return math.nan, math.nan, math.nan
     except ArdynError:
@@ -207,51 +215,42 @@ def stream(
     return float(loss[0]), 100 * float(accuracy[0]), angle
 
 
-def _live(
-    config: Config,
-    student: Learner,
-    batch: tuple[Tensor, Tensor],
-    tau_w: float,
-    share: float,
-    is_quasi_static: bool,
-) -> None:
+def _live(student: Learner, batch: tuple[Tensor, Tensor], is_quasi_static: bool) -> None:
     """One stimulus; in the quasi-static limit weights are changed at its end."""
     if not is_quasi_static:
         student.step(*batch)
         return
-    sim = ardyn.Relaxation(student.model, *batch, rule=config.rule, feedback=student.feedback)
-    change = sim.quasi_static_change(share * config.duration, config.duration)
+    assert student.plasticity is not None
+    sim = ardyn.Relaxation(student.model, *batch, rule=student.rule, feedback=student.feedback)
     with torch.no_grad():
+        change = stimulus_change(sim.dynamics, student.plasticity, student.duration)
         for name, p in student.model.named_parameters():
-            p.add_(change[name], alpha=1 / (tau_w * len(batch[0])))
+            p.add_(change.weights[name])
         for block, psi in student.feedback_items:
-            rate = 1 / (config.psi_over_w * tau_w * len(batch[0]))
-            psi.add_(change[f"{block}.weight"].mT, alpha=rate)
+            psi.add_(change.feedback[block])
 
 
-def _student(config: Config, tau_w: float, share: float) -> Learner:
+def _student(config: Config, cell: Cell) -> Learner:
     generator = torch.Generator().manual_seed(config.seed)
     channels, side, classes = IMAGES[config.dataset]
     pixels = channels * side**2
     model = networks.deep("mlp", pixels, config.depth, classes, generator)
     model = ardyn.ensemble([model.to(config.device, getattr(torch, config.dtype))])
-    psi = None
-    if config.feedback == "learned":
-        psi = ardyn.random_feedback(model, generator=generator)
+    psi = ardyn.random_feedback(model, generator=generator) if config.tau_psi else None
     return Learner(
         model,
         rule=config.rule,
         duration=config.duration,
         solver=config.how,
         feedback=psi,
-        plasticity=config.plasticity(tau_w, share),
+        plasticity=cell.plasticity(config.duration),
     )
 
 
-def _endless(config: Config, train: data.Data) -> "itertools.chain[Tensor]":
-    return itertools.chain.from_iterable(
+def _endless(config: Config, train: data.Data) -> Iterator[Tensor]:
+    return chain.from_iterable(
         ardyn.batches(len(train.inputs), config.batch_size, [config.seed], epoch)
-        for epoch in itertools.count(1)
+        for epoch in count(1)
     )
 
 
@@ -263,25 +262,30 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([x.flatten() for x in tensors.values()])
 
 
-def _grid(config: Config, found: Mapping[str, Mapping[str, float]]) -> xr.Dataset:
-    shape = (len(config.tau_w), len(config.window))
-    cells = list(found.values())
+def _grid(config: Config, found: Sequence[Mapping[str, float]]) -> xr.Dataset:
+    axes = {
+        "tau_w": list(config.tau_w),
+        "tau_psi": list(config.tau_psi) or [math.inf],
+        "window": list(config.window),
+    }
+    shape = [len(values) for values in axes.values()]
     return xr.Dataset(
         {
-            name: (("tau_w", "window"), np.reshape([each[name] for each in cells], shape))
-            for name in cells[0]
+            name: (tuple(axes), np.reshape([each[name] for each in found], shape))
+            for name in found[0]
         },
-        {"tau_w": list(config.tau_w), "window": list(config.window)},
+        axes,
     )
 
 
 def summary(results: xr.Dataset) -> str:
     """Accuracy after the stream."""
-    table = results.stream_accuracy.to_pandas()
+    table = results.stream_accuracy.stack(row=["tau_w", "tau_psi"]).to_pandas().T
     text = table.to_string(float_format="{:.1f}".format)
     return (
-        f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ, columns: when plasticity "
-        f"begins, as a share of the stimulus (NaN: the numbers were lost)\n{text}"
+        f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: Wᵀ sends "
+        f"back), columns: when plasticity begins, as a share of the stimulus (NaN: the numbers "
+        f"were lost)\n{text}"
     )
 
 

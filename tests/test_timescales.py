@@ -45,7 +45,7 @@ def test_slow_weights_follow_the_quasi_static_prediction(results):
 
 
 def test_a_stream_teaches_what_the_prediction_says_where_weights_are_slow(results):
-    last = results.sel(tau_w=10.0, window=0.9)
+    last = results.isel(tau_psi=0).sel(tau_w=10.0, window=0.9)
     assert float(last.stream_accuracy) == pytest.approx(float(last.quasi_static_accuracy), abs=3)
     assert float(last.stream_accuracy) > 35
 
@@ -61,25 +61,38 @@ def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
 
 def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
     config = replace(
-        SMALL, feedback="learned", tau_w=(10.0, 1e6), window=(0.5, 0.9), stimuli=20, duration=10.0
+        SMALL,
+        tau_psi=(10.0, 1000.0),
+        tau_w=(10.0, 1e6),
+        window=(0.5, 0.9),
+        stimuli=20,
+        duration=10.0,
     )
     found = timescales.run(config, digits, RunFolder(tmp_path))
-    still, moved = (float(found.stream_angle.sel(tau_w=t, window=0.9)) for t in (1e6, 10.0))
-    assert 80 < still < 100
-    assert moved < still - 0.5
-    ratio = replace(config, psi_over_w=100.0)
-    other = timescales.run(ratio, digits, RunFolder(tmp_path / "slow"))
-    assert float(other.stream_angle.sel(tau_w=10.0, window=0.9)) > moved + 0.2
+    assert {path.stem for path in draw(found, tmp_path)} == {
+        "one_stimulus",
+        "phase_map",
+        "angle_map",
+    }
+    angle = found.stream_angle.sel(window=0.9)
+    slow, fast = (float(angle.sel(tau_w=10.0, tau_psi=t)) for t in (1000.0, 10.0))
+    assert 80 < slow < 100
+    assert fast < slow - 0.5
+    quasi = found.quasi_static_angle.sel(tau_w=1e6, tau_psi=1000.0)
+    np.testing.assert_allclose(quasi, found.stream_angle.sel(tau_w=1e6, tau_psi=1000.0), atol=0.01)
+    accuracy = found.stream_accuracy.sel(window=0.9, tau_psi=10.0)
+    assert float(accuracy.sel(tau_w=10.0)) > float(accuracy.sel(tau_w=1e6)) + 10
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tau_w": (1.0,)}, "tau-w needs two or more different values"),
+        ({"tau_w": (1.0,)}, "tau-w needs 2 or more values, each once"),
         ({"tau_w": (1.0, -1.0)}, "tau-w must be positive"),
         ({"window": (0.0, 1.0)}, "window must lie in 0 … 1"),
         ({"depth": 1}, "depth must be 2 or more"),
-        ({"psi_over_w": 2.0}, "psi-over-w = 2 means nothing to transposed weights"),
+        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs 0 or more values, each once"),
+        ({"tau_psi": (0.0,)}, "tau-psi must be positive"),
         ({"solver": "exact"}, "unknown solver 'exact'"),
         ({"stimuli": 0}, "stimuli must be positive"),
         ({"seed": -1}, "seed must lie in"),
