@@ -11,6 +11,7 @@ from torch import Tensor
 
 import ardyn
 from ardyn import ClosedForm, InputError, Learner, Plasticity, Rule, Sweep
+from studies import data
 from tests.problems import assert_same, difference, generator
 
 SIZES = [6, 7, 5, 4]
@@ -336,6 +337,31 @@ def test_plasticity_near_the_end_trains_as_the_phasic_scheme_does():
     found, truth = (ardyn.evaluate(m, inputs, targets) for m in (continuous, phasic))
     assert float(truth[0]) < 0.8 * float(ardyn.evaluate(network(0), inputs, targets)[0])
     assert float(found[0]) == pytest.approx(float(truth[0]), rel=0.02)
+
+
+def test_plasticity_near_the_end_learns_the_digits_as_the_phasic_scheme_does():
+    sets = data.Sets(*data.train_and_test("digits", torch.float32))
+    x, t = sets.train.inputs, sets.train.targets
+    width, duration, rate = 0.1, 10.0, 0.0005
+    sizes = [64, 300, 300, 100, 10]
+    phasic, continuous = (ardyn.mlp(sizes, generator=generator(0)) for _ in range(2))
+    one = learner(phasic, rate, duration=duration)
+    other = Learner(
+        continuous,
+        plasticity=Plasticity(width / rate, window=(duration - width, duration)),
+        duration=duration,
+        solver=ardyn.Fixed("rk4", 1.0),
+    )
+    for epoch in (1, 2, 3, 4, 5):
+        for rows in ardyn.batches(len(x), 64, [0], epoch):
+            one.step(x[rows], t[rows])
+            other.step(x[rows], t[rows])
+    found, truth = (
+        100 * float(ardyn.evaluate(m, sets.test.inputs, sets.test.targets)[1])
+        for m in (continuous, phasic)
+    )
+    assert truth > 85
+    assert found == pytest.approx(truth, abs=1)
 
 
 @pytest.mark.parametrize(
