@@ -29,7 +29,7 @@ from ardyn.checks import (
 from ardyn.closed_form import ClosedForm, check_linear
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
-from ardyn.coupled import Coupled, relax_coupled
+from ardyn.coupled import Coupled, Learned, relax_coupled
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
 from ardyn.gradients import parameter_gradients
@@ -311,17 +311,41 @@ class Relaxation:
         Raises:
             InputError: weights that did not move, or a rule that has no equilibrium in closed form.
         """
-        if self.plasticity is None or trajectory.learned is None:
-            raise InputError("the weights stood still; read equilibrium, or gradients")
+        plasticity, learned = self._moved(trajectory)
         check_linear(self.dynamics)
-        system = Coupled.of(self.dynamics, self.plasticity, self.dynamics.initial())
-        learned, found = trajectory.learned, []
+        system = Coupled.of(self.dynamics, plasticity, self.dynamics.initial())
+        found = []
         with torch.no_grad():
             for i in range(len(learned.times)):
                 weights = {name: W[i] for name, W in learned.weights.items()}
                 feedback = {block: psi[i] for block, psi in learned.feedback.items()}
                 found.append(system.at(State({}, {}, weights, feedback)).equilibrium())
         return {unit: torch.stack([each[unit] for each in found]) for unit in self.network.units}
+
+    def moving_gradients(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        """∂𝓛/∂x̄ of every unit at each record of the weights, by autograd.
+
+        After a feed-forward pass with the weights of the moment: nothing in it is frozen.
+
+        Returns:
+            {unit: gradient}, [record, batch, …].
+
+        Raises:
+            InputError: weights that did not move.
+        """
+        _, learned = self._moved(trajectory)
+        model, loss, found = copy.deepcopy(self.model), loss_function(self.loss), []
+        for i in range(len(learned.times)):
+            with torch.no_grad():
+                for name, W in learned.weights.items():
+                    model.get_parameter(name).copy_(W[i])
+            found.append(bp_gradients(model, self.network, self.inputs, self.targets, loss)[0])
+        return {unit: torch.stack([each[unit] for each in found]) for unit in self.network.units}
+
+    def _moved(self, trajectory: Trajectory) -> tuple[Plasticity, Learned]:
+        if self.plasticity is None or trajectory.learned is None:
+            raise InputError("the weights stood still; read equilibrium, or gradients")
+        return self.plasticity, trajectory.learned
 
     def __repr__(self) -> str:
         activity = self.dynamics.trace.activity

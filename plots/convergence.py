@@ -171,8 +171,9 @@ def moving_gradient(results: xr.Dataset) -> Figure:
     slow = [name for name in ("tau_w", "tau_psi", "tau_z") if results.sizes[name] > 1]
     cells = results.stack(cell=["tau_w", "tau_psi", "tau_z"])
     names = [_cell_name(each, slow or ["tau_w"]) for each in cells.cell.values]
-    figure, panels = _panels(results, rows=["error", "drift"], share_y="row")
-    for row, name in zip(panels, ("moving_error", "drift"), strict=True):
+    rows = ("moving_error", "bp_error", "drift")
+    figure, panels = _panels(results, rows, share_y="row")
+    for row, name in zip(panels, rows, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             for i, look in enumerate(style.of(names).values()):
                 here = cells.sel(layer=layer).isel(cell=i)
@@ -188,12 +189,14 @@ def moving_gradient(results: xr.Dataset) -> Figure:
                         color=look["color"]
                     )
     panels[0, 0].set_ylabel("$\\|x - g(t)\\| / \\|g(t)\\|$")
-    panels[1, 0].set_ylabel("drift\n$\\|g(t) - g(0)\\| / \\|g(0)\\|$")
+    panels[1, 0].set_ylabel("$\\|x - \\mathrm{BP}(t)\\| / \\|\\mathrm{BP}(t)\\|$")
+    panels[2, 0].set_ylabel("drift\n$\\|g(t) - g(0)\\| / \\|g(0)\\|$")
     _label_columns(results, panels, _TIME)
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
     figure.suptitle(
         f"Activities follow the gradient of weights that learn, $\\tau$ = "
-        f"{results.tau_x.values[0]:g}\nlag: a time, in the same unit"
+        f"{results.tau_x.values[0]:g}\n$g(t)$: where they would settle if weights stood still now; "
+        f"BP$(t)$: backprop after a new feed-forward pass\nlag: behind $g(t)$, in the same unit"
     )
     return figure
 

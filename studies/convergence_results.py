@@ -42,6 +42,7 @@ _VARIABLES = {
     "tau_z": ("time constant of the activity trace; infinite: frozen", _TIME),
     "record": ("time at which the weights were recorded", _TIME),
     "moving_error": ("relative error to the gradient g(t) that belongs to the weights", "1"),
+    "bp_error": ("relative error to the backprop gradient of a pass with these weights", "1"),
     "drift": ("how far that gradient has moved, |g(t) - g(0)| / |g(0)|", "1"),
     "lag": ("time by which activities lag behind the moving gradient", _TIME),
     "following_time": ("time after which the moving error stays within tolerance", _TIME),

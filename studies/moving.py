@@ -38,16 +38,19 @@ def follow(
 
     Returns:
         "moving_error": ‖x − g(t)‖ / ‖g(t)‖, g(t) being where activities would settle if the weights
-        stood still at once; "drift": ‖g(t) − g(0)‖ / ‖g(0)‖; [layer, record]. "lag": the time δ for
-        which x(t) is nearest to g(t − δ), over the last half, [layer]; "following_time": when the
-        moving error stays below the tolerance.
+        stood still at once; "bp_error": the same against the backprop gradient of a feed-forward
+        pass with the weights of the moment; "drift": ‖g(t) − g(0)‖ / ‖g(0)‖; [layer, record].
+        "lag": the time δ for which x(t) is nearest to g(t − δ), over the last half, [layer];
+        "following_time": when the moving error stays below the tolerance.
     """
     times = torch.linspace(0, duration, RECORDS + 1, dtype=torch.float64)[1:]
     trajectory = sim.solve(times, solver, weights_every=1)
     goal, start = sim.equilibria(trajectory), sim.equilibrium or {}
+    backprop = sim.moving_gradients(trajectory)
     return xr.Dataset(
         {
             "moving_error": by_layer({u: _error(trajectory[u], goal[u]) for u in shown}, "record"),
+            "bp_error": by_layer({u: _error(trajectory[u], backprop[u]) for u in shown}, "record"),
             "drift": by_layer({u: relative_error(goal[u], start[u]) for u in shown}, "record"),
             "lag": by_layer({u: lag(times, trajectory[u], goal[u]) for u in shown}),
             "following_time": by_layer(

@@ -164,6 +164,28 @@ def test_a_slow_trace_is_the_frozen_activity_and_a_fast_one_the_current(tau_z, a
     assert_same(changes[0], changes[1], 1e-3)
 
 
+def test_the_moving_gradient_is_that_of_a_new_pass_with_the_weights_of_the_moment():
+    case = problem()
+    sim = case.relaxation(plasticity=Plasticity(5.0))
+    trajectory = sim.solve(TIMES, TIGHT, weights_every=1)
+    found = sim.moving_gradients(trajectory)
+    assert trajectory.learned is not None
+    for i in range(len(TIMES)):
+        x, own = case.inputs, problem().model
+        own.load_state_dict({n: W[i] for n, W in trajectory.learned.weights.items()})
+        layers = []
+        for layer in own:
+            x = layer(x)
+            x.retain_grad()
+            layers.append(x)
+        (x - case.targets).square().sum().backward()
+        truth = {f"fc{k + 1}": layers[min(2 * k + 1, len(layers) - 1)].grad for k in range(3)}
+        assert_same({unit: g[i] for unit, g in found.items()}, truth, 1e-12)
+    assert difference(found["fc1"][-1], found["fc1"][0]) > 0.1
+    with pytest.raises(InputError, match="the weights stood still"):
+        case.relaxation().moving_gradients(trajectory)
+
+
 def test_weights_of_convolutions_move_too():
     model = ardyn.cnn("digits", "code", std=0.3, generator=generator()).double()
     x = torch.rand(3, 1, 8, 8, generator=generator(1)).double()

@@ -46,6 +46,15 @@ def test_slower_weights_are_followed_more_closely(results):
     assert (drift.sel(tau_w=1e3, layer="fc1") > 5 * drift.sel(tau_w=1e4, layer="fc1")).all()
 
 
+def test_what_was_frozen_goes_stale_as_weights_move(results):
+    start, end = (results.bp_error.isel(record=i, tau_psi=0, tau_z=0) for i in (0, -1))
+    np.testing.assert_allclose(start, results.moving_error.isel(record=0).squeeze(), rtol=0.05)
+    following = results.moving_error.isel(record=-1, tau_psi=0, tau_z=0)
+    for layer in ("fc1", "fc2"):
+        assert (end.sel(layer=layer) > 1.5 * following.sel(layer=layer)).all()
+    assert (end.sel(tau_w=1e3) > 5 * end.sel(tau_w=1e4)).all()
+
+
 def test_the_figure_is_drawn(results, tmp_path):
     assert "moving_gradient" in {path.stem for path in draw(results, tmp_path)}
 
