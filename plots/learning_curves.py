@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from plots import style
 
@@ -32,6 +33,7 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
         )
         lines.append(line)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return lines
 
 
