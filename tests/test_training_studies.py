@@ -132,6 +132,9 @@ def test_the_scalability_study_trains_in_every_condition(digits, tmp_path):
     losses = results.test_loss.isel(epoch=-1, seed=0).values
     assert np.isfinite(losses).all()
     assert len(set(losses)) == len(losses)
+    authors = cnn_for("digits", "code")(torch.Generator().manual_seed(3))
+    loss, _ = ardyn.evaluate(authors, digits.test.inputs, digits.test.targets)
+    np.testing.assert_allclose(results.test_loss.isel(epoch=0, seed=0), float(loss), rtol=1e-5)
 
 
 def test_angles_start_at_right_ones_and_learned_feedback_aligns(digits, tmp_path):
