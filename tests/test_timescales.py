@@ -41,6 +41,7 @@ def test_slow_weights_follow_the_quasi_static_prediction(results):
         far = np.abs(fast[name] / fast[f"quasi_static_{name}"] - 1)
         assert not (far < 1e-2).any()
     assert results.quasi_static_cosine.sel(window=0.9, tau_w=1e6) > 0.999
+    np.testing.assert_allclose(slow.quasi_static_norm_ratio.sel(window=0.9), 1, atol=0.05)
     assert results.quasi_static_cosine.sel(window=0.0, tau_w=1e6) < 0.999
 
 

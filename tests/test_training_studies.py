@@ -1,12 +1,11 @@
 """The studies that train, as a user runs them: what they change, keep, resume and refuse."""
 
-import contextlib
 import json
 import re
 import runpy
+import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,23 +190,46 @@ def test_runs_of_several_conditions_are_drawn_together(tmp_path, digits):
         finished.together([runs[0], other])
 
 
-KILLS = 2
-"""Moments at which the run is killed; the numbers must not depend on them."""
+KILLED_AFTER = """
+import os, runpy, signal, sys
+from studies.checkpoints import Checkpoints
+
+save, left = Checkpoints.save, int(sys.argv.pop(1))
+
+def save_and_die(*state):
+    global left
+    save(*state)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.save = save_and_die
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a study, and kills it after some checkpoints."""
 
 
 def test_a_run_that_was_killed_ends_with_the_numbers_of_one_that_was_not(tmp_path):
     flags = [*FLAGS, "--conditions", "ar", "b", "--no-plot"]
-    command = [sys.executable, str(ROOT / "studies/frozen_pass.py"), *flags]
-    start = time.monotonic()
-    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
-    took = time.monotonic() - start
+    command = [str(ROOT / "studies/frozen_pass.py"), *flags]
+    here: dict[str, Any] = {"cwd": ROOT, "capture_output": True}
+    whole = [sys.executable, *command, "--out", tmp_path / "whole"]
+    subprocess.run(whole, check=True, **here)
     killed = [*command, "--resume", "--out", tmp_path / "killed"]
-    for moment in np.random.default_rng(0).uniform(0.3, 1.0, KILLS):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # At the end of the time the process is killed by SIGKILL.
-            subprocess.run(killed, timeout=moment * took, capture_output=True, check=False)
-    subprocess.run(killed, check=True, capture_output=True)
+    for checkpoints in ("2", "2"):  # after epoch 2 of ar; then, resumed, after epoch 1 of b
+        dying = [sys.executable, "-c", KILLED_AFTER, checkpoints, *killed]
+        assert subprocess.run(dying, check=False, **here).returncode == -signal.SIGKILL
+    subprocess.run([sys.executable, *killed], check=True, **here)
     xr.testing.assert_identical(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
+
+
+def test_a_seed_of_a_study_has_the_same_numbers_alone_and_beside_others(digits, tmp_path):
+    both = replace(SMALL, conditions=("ar", "bp"))
+    together = run(both, digits, tmp_path / "both")
+    alone = run(replace(both, seeds=(1,)), digits, tmp_path / "alone")
+    np.testing.assert_allclose(together.test_loss.sel(seed=[1]), alone.test_loss, rtol=1e-5)
+    assert (together.test_loss.sel(seed=0) != together.test_loss.sel(seed=1)).all()
 
 
 def test_a_run_that_was_stopped_is_not_started_over_unasked(study, tmp_path):
