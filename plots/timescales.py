@@ -1,7 +1,6 @@
 """Figures of studies/timescales.py: python plots/timescales.py RUN_FOLDER."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -65,30 +64,17 @@ def one_stimulus(results: xr.Dataset) -> Figure:
 
 def phase_map(results: xr.Dataset) -> Figure:
     """Accuracy after a stream of stimuli, simulated and predicted."""
-    names = {"stream_accuracy": "coupled ODE", "quasi_static_accuracy": "quasi-static prediction"}
-    figure = _maps(results, names, "test accuracy [%]", most=100)
-    stimuli = json.loads(results.attrs["config"])["stimuli"]
-    figure.suptitle(
-        f"{results.attrs['title']} after {stimuli} stimuli; ×: the numbers were lost\n"
-        f"in the cells: learning rate, window / $\\tau_W$"
-    )
-    return figure
+    return _maps(results, "accuracy", "test accuracy [%]", 100, str(results.attrs["title"]))
 
 
 def angle_map(results: xr.Dataset) -> Figure:
     """Angle between ψ and Wᵀ after a stream of stimuli, simulated and predicted."""
-    names = {"stream_angle": "coupled ODE", "quasi_static_angle": "quasi-static prediction"}
-    figure = _maps(results, names, "angle between $\\psi$ and $W^T$ [°]", most=90)
-    stimuli = json.loads(results.attrs["config"])["stimuli"]
-    figure.suptitle(
-        f"Feedback weights after {stimuli} stimuli; ×: the numbers were lost\n"
-        f"in the cells: learning rate, window / $\\tau_W$"
-    )
-    return figure
+    return _maps(results, "angle", "angle between $\\psi$ and $W^T$ [°]", 90, "Feedback weights")
 
 
-def _maps(results: xr.Dataset, names: Mapping[str, str], label: str, most: float) -> Figure:
+def _maps(results: xr.Dataset, what: str, label: str, most: float, title: str) -> Figure:
     """A row of maps per quantity: τ_W × window; where ψ learns, τ_W × τ_ψ for each window."""
+    names = {f"stream_{what}": "coupled ODE", f"quasi_static_{what}": "quasi-static prediction"}
     if _learns_feedback(results):
         upwards, y_label = "tau_psi", "$\\tau_\\psi / \\tau$"
         columns = {f"plastic from {w:g} T": results.sel(window=w) for w in results.window.values}
@@ -104,16 +90,21 @@ def _maps(results: xr.Dataset, names: Mapping[str, str], label: str, most: float
         squeeze=False,
     )
     places = iter(panels.flat)
-    for name, title in names.items():
+    for name, kind in names.items():
         for when, here in columns.items():
             axes = next(places)
             mesh = _map(axes, here, name, upwards, most)
-            axes.set_title(f"{title}\n{when}" if when else title)
+            axes.set_title(f"{kind}\n{when}" if when else kind)
     for axes in panels[-1]:
         axes.set_xlabel("$\\tau_W / \\tau$")
     for axes in panels[:, 0]:
         axes.set_ylabel(y_label)
     figure.colorbar(mesh, ax=panels.ravel().tolist(), label=label)
+    stimuli = json.loads(results.attrs["config"])["stimuli"]
+    figure.suptitle(
+        f"{title} after {stimuli} stimuli; ×: the numbers were lost\n"
+        f"in the cells: learning rate, window / $\\tau_W$"
+    )
     return figure
 
 
