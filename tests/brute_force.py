@@ -216,6 +216,28 @@ class Chain:
         fast = {k: np.stack(v) for k, v in found.items() if "." not in k and "ψ" not in k}
         return fast, {k: np.stack(v) for k, v in found.items() if k not in fast}
 
+    def coupled_sweeps(
+        self, steps: int, h: float, tau_W: float, tau_psi: float, share: float
+    ) -> tuple[Layers, dict[str, Array]]:
+        """x, and W, b and ψ by name, after sweeps, each followed by a step of the weights."""
+        x, z = self.start(), {i: self.forward[i] for i in range(1, self.L)}
+        transposed = self.rule.feedback == "transpose"
+        for _ in range(steps):
+            for i in reversed(self.relaxing):
+                x[i] = x[i] + h / self.tau[i] * (self.target(i, self.whole(x)) - x[i])
+            z = {i: z[i] + h / self.tau_trace * (x[i] - z[i]) for i in z}
+            g = self.update(x, z)
+            for i, name in enumerate(self.names[1:]):
+                self.W[i] = self.W[i] - h / tau_W * share * g[f"{name}.weight"]
+                self.b[i] = self.b[i] - h / tau_W * share * g[f"{name}.bias"]
+                if self.rule.feedback == "learned":
+                    self.back[i] = self.back[i] - h / tau_psi * share * g[f"{name}.weight"]
+            if transposed:
+                self.back = self.W
+        slow = {f"{name}.weight": W for name, W in zip(self.names[1:], self.W, strict=True)}
+        slow |= {f"{name}.bias": b for name, b in zip(self.names[1:], self.b, strict=True)}
+        return x, slow | {name: p.T for name, p in zip(self.names[1:], self.back, strict=True)}
+
     def update(self, x: Layers, z: Layers) -> dict[str, Array]:
         """Eq. 2, one sample at a time; the gradient, so that weights descend along it."""
         x = self.whole(x)

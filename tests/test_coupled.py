@@ -87,6 +87,28 @@ def test_every_solver_integrates_the_weights(solver):
     assert_same(found.weights, truth.weights, tolerance)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=short)
+def test_sweeps_and_steps_of_the_weights_take_turns(rule):
+    case, steps, h = problem(), 30, 0.1
+    psi = feedback_of(case, rule, 3)
+    tau_z = 1.7 if rule.update_activity == "trace" else None
+    sim = case.relaxation(
+        rule=rule,
+        feedback=psi,
+        tau_trace=tau_z,
+        plasticity=Plasticity(5.0, 7.0, reduction="mean"),
+    )
+    found = sim.solve([steps * h], Sweep(h))
+    chain = Chain(case, rule, 1.0, psi, tau_z or math.inf)
+    x, slow = chain.coupled_sweeps(steps, h, 5.0, 7.0, 1 / len(case.inputs))
+    assert_same({u: x[-1] for u, x in states(found).items()}, chain.named(x), 1e-9)
+    assert found.learned is not None
+    learned = found.learned.weights | found.learned.feedback
+    assert_same({name: W[-1] for name, W in learned.items()}, {n: slow[n] for n in learned}, 1e-9)
+    assert bool(found.learned.feedback) == (rule.feedback == "learned")
+    assert found.evaluations == steps
+
+
 def test_infinite_time_constants_are_the_core_exactly():
     case = problem()
     plain = case.relaxation().solve(TIMES, Adaptive("dopri5"))
@@ -126,14 +148,17 @@ def test_the_change_of_slow_weights_is_the_quasi_static_integral():
     assert slopes == pytest.approx([-1, -1, -1], abs=0.1)
 
 
-def test_the_quasi_static_change_is_the_integral_of_a_dense_trajectory():
-    case = problem()
-    sim = case.relaxation(tau=[0.8, 1.0, 1.3])
+@pytest.mark.parametrize("output", ["relaxed", "clamped"])
+def test_the_quasi_static_change_is_the_integral_of_a_dense_trajectory(output):
+    case, rule = problem(), Rule(output=output)
+    tau = [0.8, 1.0, 1.3] if output == "relaxed" else [0.8, 1.0]
+    sim = case.relaxation(rule=rule, tau=tau)
     times = torch.linspace(1.0, 4.0, 4001, dtype=torch.float64)
     trajectory = sim.solve(times)
     x = {u: torch.trapezoid(trajectory[u], times, dim=0) for u in trajectory.units}
-    chain = Chain(case, tau=[0.8, 1.0, 1.3])
-    truth = chain.update({i + 1: array(x[u]) for i, u in enumerate(case.units)}, {})
+    truth = Chain(case, tau=[0.8, 1.0, 1.3]).update(
+        {i + 1: array(x[u]) for i, u in enumerate(case.units)}, {}
+    )
     assert_same(sim.quasi_static_change(1.0, 4.0), {n: -g for n, g in truth.items()}, 1e-7)
 
 
@@ -242,6 +267,12 @@ def test_bad_plasticity_is_refused(settings, words):
     [
         (Plasticity(5.0), ClosedForm(), "'exact'.*weights that stand still.*not linear.*dopri5"),
         (Plasticity(0.05), Fixed("euler", 0.1), "step of 0.1 is longer than the weights' time"),
+        (
+            Plasticity(5.0, tau_feedback=0.05),
+            Fixed("euler", 0.1),
+            "step of 0.1 is longer than the weights' time constant 0.05",
+        ),
+        (Plasticity(5.0, window=(3.0, math.inf)), TIGHT, r"window of plasticity 3 … inf must lie"),
         (Plasticity(5.0, window=(3.0, 9.0)), TIGHT, r"window of plasticity 3 … 9 must lie in .* 3"),
         (Plasticity(5.0), Adaptive("dopri5", per_sample=True), "drop per_sample"),
     ],
@@ -249,6 +280,26 @@ def test_bad_plasticity_is_refused(settings, words):
 def test_plasticity_that_a_solver_cannot_integrate_is_refused(plasticity, solver, words):
     with pytest.raises(InputError, match=words):
         problem().relaxation(plasticity=plasticity).solve([3.0], solver)
+
+
+def test_where_activities_would_settle_needs_a_linear_rule():
+    sim = problem().relaxation(
+        rule=Rule(relaxation_derivative="current"), plasticity=Plasticity(5.0)
+    )
+    with pytest.raises(InputError, match="needs a frozen or dropped relaxation derivative"):
+        sim.equilibria(sim.solve([3.0], TIGHT))
+
+
+def test_parameters_of_other_operations_do_not_move():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.LayerNorm(5), torch.nn.Tanh())
+    sim = ardyn.Relaxation(model, torch.rand(3, 4), torch.rand(3, 5), plasticity=Plasticity(1e3))
+    with pytest.raises(InputError, match=r"block '1' has parameters of its own.*ardyn\.backward"):
+        sim.solve([1.0], Adaptive("dopri5"))
+
+
+def test_a_solve_counts_the_evaluations_of_all_its_pieces():
+    sim = problem().relaxation(plasticity=Plasticity(5.0, window=(1.0, 2.0)))
+    assert sim.solve([3.0], Fixed("euler", 0.1)).evaluations == 30
 
 
 def test_weights_that_move_come_to_no_rest():

@@ -305,6 +305,36 @@ def test_a_stimulus_leaves_the_weights_where_its_plasticity_took_them(feedback):
     assert float(student.step(inputs, targets)) < float(value)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "mse"},
+        {"tau": [1.0, 2.0, 0.5]},
+        {"rule": Rule(update_activity="trace"), "tau_trace": 3.0},
+        {"units": "operation"},
+    ],
+    ids=str,
+)
+def test_a_stimulus_is_relaxed_with_the_settings_of_the_learner(settings):
+    inputs, targets = images()
+    model, plasticity = network(1), Plasticity(1e3)
+    if settings.get("units"):  # Tanh and Linear apart
+        assert len(ardyn.Relaxation(model, inputs, targets, **settings).network.units) == 5
+    solver = ardyn.Fixed("rk4", 0.1)
+    learned = (
+        ardyn.Relaxation(network(1), inputs, targets, plasticity=plasticity, **settings)
+        .solve([2.0], solver)
+        .learned
+    )
+    assert learned is not None
+    student = Learner(model, plasticity=plasticity, duration=2.0, solver=solver, **settings)
+    student.step(inputs, targets)
+    assert_same(model.state_dict(), {n: W[-1] for n, W in learned.weights.items()}, 1e-12)
+    usual = network(1)
+    Learner(usual, plasticity=plasticity, duration=2.0, solver=solver).step(inputs, targets)
+    assert difference(usual.get_parameter("fc1.weight"), model.get_parameter("fc1.weight")) > 1e-9
+
+
 def test_an_ensemble_lives_through_a_stimulus_as_its_members_do():
     inputs, targets = images()
     plasticity = Plasticity(2.0, reduction="mean")
