@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import ardyn
 from ardyn import InputError
 from plots.convergence import draw
 from studies import data, moving
 from studies.convergence import Config, run
+from tests.problems import problem
 
 SLOW = Config(
     solver=("dopri5",),
@@ -68,6 +70,20 @@ def test_feedback_weights_and_traces_move_too():
     assert drift.dims == ("tau_psi", "tau_z")
     assert (drift.sel(tau_psi=20.0) > 10 * drift.sel(tau_psi=2000.0)).all()
     assert len(np.unique(drift)) == 4
+
+
+def test_what_a_batch_teaches_is_averaged():
+    case, found = problem(), []
+    for copies in (1, 3):
+        sim = ardyn.Relaxation(
+            case.model,
+            case.inputs.repeat(copies, 1),
+            case.targets.repeat(copies, 1),
+            plasticity=moving.plasticity(50.0, float("inf")),
+        )
+        found.append(moving.follow(sim, 5.0, ardyn.Fixed("rk4", 0.1), ["fc1", "fc2"], 0.01))
+    np.testing.assert_allclose(found[0].drift, found[1].drift, rtol=1e-9)
+    assert (found[0].drift.isel(record=-1) > 0.01).all()
 
 
 def test_the_lag_of_a_shifted_curve_is_its_shift():
