@@ -250,12 +250,25 @@ def check_plasticity(
             f"the window of plasticity {start:g} … {stop:g} must lie in the relaxation, 0 … "
             f"{end:g}; relax longer, or move it"
         )
+    check_untied(dynamics.trace.parameters)
     for block in dynamics.trace.network.blocks:
         if block.layer.learns and not isinstance(block.layer, Weighted):
             raise InputError(
                 f"plasticity moves the weights of fully connected layers and convolutions, but "
                 f"block '{block.name}' has parameters of its own, differentiated at the frozen "
                 f"pass; train such a network by ardyn.backward"
+            )
+
+
+def check_untied(parameters: Mapping[str, Tensor]) -> None:
+    """Raise InputError where two names stand for one tensor, which would move twice."""
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for name, W in parameters.items():
+        other = seen.setdefault((W.data_ptr(), W.shape), name)
+        if other != name and W.numel():
+            raise InputError(
+                f"plasticity moves every weight on its own, but '{other}' and '{name}' are one "
+                f"tensor; use the module itself twice, or train by ardyn.backward"
             )
 
 

@@ -30,9 +30,13 @@ class Coupled:
     dynamics: Dynamics
     plasticity: Plasticity
     start: State
+    since: float = 0.0
+    """When it starts, in the time of the relaxation."""
 
     @staticmethod
-    def of(dynamics: Dynamics, plasticity: Plasticity, fast: State) -> "Coupled":
+    def of(
+        dynamics: Dynamics, plasticity: Plasticity, fast: State, since: float = 0.0
+    ) -> "Coupled":
         """From activities and traces, with the weights as the dynamics have them."""
         trace = dynamics.trace
         learned = [
@@ -44,7 +48,7 @@ class Coupled:
             name: trace.parameters[name]
             for block in trace.network.blocks
             for name in (getattr(block.layer, "weight", None), getattr(block.layer, "bias", None))
-            if name is not None
+            if name is not None and name not in dynamics.held
         }
         return Coupled(
             dynamics,
@@ -57,6 +61,7 @@ class Coupled:
                 if plasticity.tau_feedback < math.inf
                 else {},
             ),
+            since,
         )
 
     def initial(self) -> State:
@@ -174,23 +179,24 @@ def relax_coupled(
         every: keep the weights at every so many of the recorded times; 0: at the last alone.
     """
     state, start, evaluations = dynamics.initial(), 0.0, 0
+    step = getattr(solver, "step", 0.0)
     fast: list[State] = []
     kept: list[tuple[float, Dynamics]] = []
     size = sum(x.numel() for x in Coupled.of(dynamics, plasticity, state).initial().tensors())
     number = 0
-    for end, recorded in _pieces(plasticity, times, most=max(1, AT_ONCE // size)):
+    for end, recorded in _pieces(plasticity, times, step, most=max(1, AT_ONCE // size)):
         is_moving = plasticity.window[0] <= start < plasticity.window[1]
-        system = Coupled.of(dynamics, plasticity if is_moving else HELD, state)
+        system = Coupled.of(dynamics, plasticity if is_moving else HELD, state, start)
         stops = sorted({*(t - start for t in recorded), end - start})
         solution = solver.solve(system, torch.tensor(stops, dtype=torch.float64))
         evaluations += solution.evaluations
         for i, t in enumerate(recorded):
-            now = _entry(solution.record, i)
-            fast.append(State(now.activity, now.trace))
+            fast.append(_entry(State(solution.record.activity, solution.record.trace), i))
             number += 1
             if every and number % every == 0 and t < times[-1]:
-                kept.append((t, system.at(now)))
+                kept.append((t, system.at(_entry(solution.record, i))))
         last = _entry(solution.record, -1)
+        del solution  # all the weights that it recorded
         state, dynamics, start = State(last.activity, last.trace), system.at(last), end
     kept.append((start, dynamics))
     record = fast[0].with_tensors(
@@ -200,22 +206,31 @@ def relax_coupled(
 
 
 def _pieces(
-    plasticity: Plasticity, times: Tensor, most: int
+    plasticity: Plasticity, times: Tensor, step: float, most: int
 ) -> Iterator[tuple[float, list[float]]]:
-    """Where each call of the solver ends, and the times that it records."""
+    """Where each call of the solver ends, and the times that it records.
+
+    A solver of constant step is stopped on its grid, so that what is recorded changes no step.
+    """
     at: list[float] = times.tolist()
     edges = sorted(edge for edge in plasticity.window if 0 < edge < at[-1])
     for before, edge in itertools.pairwise([-1.0, *edges, at[-1]]):
-        inside = [t for t in at if before < t <= edge]
-        groups = list(_batched(inside, most)) or [[]]
-        for group in groups[:-1]:
-            yield group[-1], group
-        yield edge, groups[-1]
+        left, start = [t for t in at if before < t <= edge], max(before, 0.0)
+        while len(left) > most:
+            end = min(_on_grid(left[most - 1], start, step), edge)
+            group = [t for t in left if t <= end]
+            if len(group) == len(left):
+                break
+            yield end, group
+            left, start = left[len(group) :], end
+        yield edge, left
 
 
-def _batched(values: list[float], most: int) -> Iterator[list[float]]:
-    for i in range(0, len(values), most):
-        yield values[i : i + most]
+def _on_grid(t: float, start: float, step: float) -> float:
+    """``t``, or the first point of the grid after it."""
+    if step == 0:
+        return t
+    return max(t, start + step * math.ceil((t - start) / step - 1e-9))
 
 
 def _entry(record: State, i: int) -> State:

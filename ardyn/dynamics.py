@@ -42,6 +42,10 @@ class Dynamics:
     """Time constant of each relaxing unit, in feed-forward order."""
     tau_trace: float | None = None
     """Time constant of the activity trace z, where a Rule asks for one."""
+    held: frozenset[str] = frozenset()
+    """Parameters that never learn: those that require no gradient."""
+    since = 0.0
+    """Its time 0 is that of the relaxation."""
 
     @property
     def is_linear(self) -> bool:

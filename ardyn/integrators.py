@@ -196,7 +196,7 @@ def _integrate(
         raise watch.stuck(method, str(error)) from error
     record = watch.names.with_tensors([x[-len(times) :] for x in solution])
     if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
-        raise watch.divergence(record, f"after t = {watch.last_time:.4g}")
+        raise watch.divergence(record, f"after {watch.clock(watch.last_time)}")
     if _takes_callbacks(method):
         watch.callback_step(times[-1], tuple(x[-1] for x in solution))
     return Solution(record, watch.evaluations, watch.steady_at)

@@ -90,6 +90,7 @@ class MeanField:
     """ψ of the moment, by block."""
     plasticity: Plasticity
     duration: float
+    since = 0.0
 
     def initial(self) -> State:
         """The weights as they are."""

@@ -114,7 +114,8 @@ class Relaxation:
         psi = checked_feedback(self._relaxing, self._parameters, rules, self._feedback)
         time_constants = tau_of_each(tau, self._relaxing.units)
         trace, drive = self._feed_forward()
-        self.dynamics = Dynamics(trace, drive, rules, psi, time_constants, tau_trace)
+        held = frozenset(name for name, p in named.items() if not p.requires_grad)
+        self.dynamics = Dynamics(trace, drive, rules, psi, time_constants, tau_trace, held)
 
     def again(self, inputs: Tensor | Sequence[Tensor], targets: Any) -> "Relaxation":
         """The same on another batch of the same shape, with the weights as they are now.

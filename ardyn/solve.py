@@ -22,6 +22,11 @@ MOST_STEPS = 1e7
 class System(Protocol):
     """What a solver needs of the dynamics."""
 
+    @property
+    def since(self) -> float:
+        """When it starts, for error messages; a solver's own time begins at 0."""
+        ...
+
     def initial(self) -> State: ...
     def __call__(self, t: Tensor | float, state: State) -> State: ...
 
@@ -124,7 +129,7 @@ class Watch:
     ) -> None:
         """Called at the start of each step; torchdiffeq knows it by this name."""
         if not math.isfinite(float(sum(x.sum() for x in tensors))):
-            raise self.divergence(self.names.with_tensors(tensors), f"by t = {float(t):.4g}")
+            raise self.divergence(self.names.with_tensors(tensors), f"by {self.clock(float(t))}")
         self.last_time, self.last_state = float(t), self.names.with_tensors(tensors)
         if self.stop is None or self.steady_at is None or self.is_held:
             return
@@ -133,6 +138,10 @@ class Watch:
         self.steady_at[steady & self.steady_at.isnan()] = float(t)
         self.steady_at[~steady] = torch.nan
         self.is_held = bool(steady.all())
+
+    def clock(self, t: float) -> str:
+        """A solver's time in the time of the relaxation."""
+        return f"t = {self.system.since + t:.4g}"
 
     def stuck(self, method: str, reason: str) -> DivergenceError:
         """The error for an adaptive method that gave up: when, and where it moves fastest."""
@@ -144,7 +153,7 @@ class Watch:
         if "max_num_steps" in reason:
             limit = "it took max_num_steps between two recorded times"
         return DivergenceError(
-            f"'{method}' cannot go beyond t = {self.last_time:.4g}, where {name} changes at a "
+            f"'{method}' cannot go beyond {self.clock(self.last_time)}, where {name} changes at a "
             f"rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"
         )
 

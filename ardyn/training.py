@@ -134,8 +134,9 @@ class Learner:
         check_choice("method", self.method, get_args(Method))
         if (self.optimiser is None) == (self.plasticity is None):
             raise InputError(
-                "a Learner needs an optimiser, or plasticity: weights change at the end of a "
-                "relaxation, or within it; pass one of them"
+                f"a Learner needs an optimiser, or plasticity, got "
+                f"{'neither' if self.optimiser is None else 'both'}: weights change at the end of "
+                f"a relaxation, or within it; pass one of them"
             )
         if self.plasticity is not None and self.method == "bp":
             raise InputError("backprop has no plasticity in time; pass an optimiser instead")
@@ -185,10 +186,15 @@ class Learner:
         _relax_and_accumulate(sim, self.duration, self.solver, self.feedback or {})
         return sim.loss_value
 
+    @property
+    def _settings(self) -> tuple[Any, ...]:
+        """What a Relaxation takes besides a batch, in its order."""
+        settings = (self.loss, self.rule, self.tau, self.feedback, self.tau_trace, self.units)
+        return (*settings, self.plasticity)
+
     def _live_through(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """A stimulus during which weights move."""
-        settings = (self.loss, self.rule, self.tau, self.feedback, self.tau_trace, self.units)
-        sim = Relaxation(self.model, inputs, targets, *settings, self.plasticity)
+        sim = Relaxation(self.model, inputs, targets, *self._settings)
         learned = sim.solve([self.duration], self.solver).learned
         if learned is not None:
             with torch.no_grad():
@@ -200,11 +206,11 @@ class Learner:
 
     def _relaxation(self, inputs: Tensor, targets: Tensor) -> Relaxation:
         """Made once for each shape of a batch; what stays the same is not checked every time."""
-        shape, settings = (inputs.shape, targets.shape), (self.loss, self.rule, self.tau)
+        shape = (inputs.shape, targets.shape)
         if shape in self._made:
             sim = self._made[shape].again(inputs, targets)
         else:
-            sim = Relaxation(self.model, inputs, targets, *settings, self.feedback, self.tau_trace)
+            sim = Relaxation(self.model, inputs, targets, *self._settings)
         self._made[shape] = sim
         return sim
 

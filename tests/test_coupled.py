@@ -7,7 +7,17 @@ import pytest
 import torch
 
 import ardyn
-from ardyn import Adaptive, ClosedForm, Fixed, InputError, Plasticity, Rule, SteadyState, Sweep
+from ardyn import (
+    Adaptive,
+    ClosedForm,
+    DivergenceError,
+    Fixed,
+    InputError,
+    Plasticity,
+    Rule,
+    SteadyState,
+    Sweep,
+)
 from ardyn import coupled as coupled_module
 from tests.brute_force import Chain
 from tests.problems import array, assert_same, difference, feedback_of, generator, problem, states
@@ -295,6 +305,39 @@ def test_parameters_of_other_operations_do_not_move():
     sim = ardyn.Relaxation(model, torch.rand(3, 4), torch.rand(3, 5), plasticity=Plasticity(1e3))
     with pytest.raises(InputError, match=r"block '1' has parameters of its own.*ardyn\.backward"):
         sim.solve([1.0], Adaptive("dopri5"))
+
+
+def test_one_tensor_under_two_names_is_refused():
+    model = ardyn.mlp([5, 5, 5, 5], generator=generator()).double()
+    model.get_submodule("fc3").weight = model.get_parameter("fc2.weight")
+    x = torch.rand(3, 5).double()
+    sim = ardyn.Relaxation(model, x, x, plasticity=Plasticity(1e3))
+    with pytest.raises(InputError, match="'fc2.weight' and 'fc3.weight' are one tensor"):
+        sim.solve([1.0], TIGHT)
+
+
+def test_what_requires_no_gradient_does_not_move():
+    case = problem()
+    case.model.get_parameter("fc2.weight").requires_grad_(False)
+    learned = case.relaxation(plasticity=Plasticity(5.0)).solve([3.0], TIGHT).learned
+    assert learned is not None
+    assert set(learned.weights) == {n for n, p in case.model.named_parameters() if p.requires_grad}
+
+
+def test_what_is_recorded_changes_no_step(monkeypatch):
+    sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.55, 3.0)))
+    monkeypatch.setattr(coupled_module, "AT_ONCE", 1)
+    solver = Fixed("euler", 0.1)
+    often = sim.solve([0.03 * k for k in range(1, 101)], solver)
+    once = sim.solve([3.0], solver)
+    assert_same({u: often[u][-1] for u in often.units}, {u: once[u][-1] for u in once.units}, 1e-9)
+    assert often.evaluations == once.evaluations
+
+
+def test_a_loss_of_numbers_is_told_in_the_time_of_the_relaxation():
+    sim = problem().relaxation(plasticity=Plasticity(0.02, weight_decay=5.0, window=(30.0, 99.0)))
+    with pytest.raises(DivergenceError, match=r"by t = 3\d\.\d"):
+        sim.solve([99.0], Fixed("euler", 0.02))
 
 
 def test_a_solve_counts_the_evaluations_of_all_its_pieces():

@@ -335,6 +335,15 @@ def test_a_stimulus_is_relaxed_with_the_settings_of_the_learner(settings):
     assert difference(usual.get_parameter("fc1.weight"), model.get_parameter("fc1.weight")) > 1e-9
 
 
+def test_a_step_relaxes_the_units_of_the_learner():
+    inputs, targets = images()
+    model, other = network(1), network(1)
+    learner(model, units="operation", duration=3.0).fill_gradients(inputs, targets)
+    ardyn.backward(other, inputs, targets, units="operation", duration=3.0)
+    found, truth = ({n: p.grad for n, p in each.named_parameters()} for each in (model, other))
+    assert_same(found, truth, 1e-12)
+
+
 def test_an_ensemble_lives_through_a_stimulus_as_its_members_do():
     inputs, targets = images()
     plasticity = Plasticity(2.0, reduction="mean")
