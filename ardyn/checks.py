@@ -245,7 +245,7 @@ def check_plasticity(
             f"below it, or slower weights"
         )
     start, stop = plasticity.window
-    if end is not None and (start >= end or end < stop < math.inf):
+    if end is not None and (start >= end or end * (1 + 1e-9) < stop < math.inf):
         raise InputError(
             f"the window of plasticity {start:g} … {stop:g} must lie in the relaxation, 0 … "
             f"{end:g}; relax longer, or move it"
@@ -258,6 +258,25 @@ def check_plasticity(
                 f"block '{block.name}' has parameters of its own, differentiated at the frozen "
                 f"pass; train such a network by ardyn.backward"
             )
+
+
+def check_moves(plasticity: Plasticity, dynamics: Dynamics) -> None:
+    """Raise InputError for what is not plasticity, or a τ_ψ where no ψ learns."""
+    if not isinstance(plasticity, Plasticity):
+        raise InputError(
+            f"plasticity must be a Plasticity, got {plasticity!r}; pass Plasticity(1000.0)"
+        )
+    learns = any(rule.feedback == "learned" for rule in dynamics.rules.values())
+    if plasticity.tau_feedback < math.inf and not learns:
+        raise InputError(
+            f"tau_feedback = {plasticity.tau_feedback:g} means nothing where no feedback weights "
+            f"learn; drop it, or use Rule(feedback='learned')"
+        )
+    if plasticity.weight_decay and plasticity.tau_weights == math.inf:
+        raise InputError(
+            f"weight_decay = {plasticity.weight_decay:g} means nothing to weights that stand "
+            f"still; drop it, or give tau_weights"
+        )
 
 
 def check_untied(parameters: Mapping[str, Tensor]) -> None:

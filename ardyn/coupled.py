@@ -1,4 +1,4 @@
-"""Activities, traces, weights and feedback weights as one state of one ODE (DESIGN 1.6).
+"""Activities, traces, weights and feedback weights as one state of one ODE.
 
     τ_l ẋ^l = −x^l + pull_l(x^{l+1}),   τ_z ż = x − z,   τ_W Ẇ = −∂𝓛/∂W − λ_W W,   τ_ψ ψ̇ likewise
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardyn.checks import check_plasticity, check_tolerance, check_update_linear
+from ardyn.checks import check_moves, check_plasticity, check_tolerance, check_update_linear
 from ardyn.closed_form import check_linear
 from ardyn.coupled import Coupled, Learned
 from ardyn.errors import InputError, check_positive
@@ -62,7 +62,8 @@ def mean_field(
     """
     t = as_times(times)
     check_positive("duration", duration, such_as=10)
-    if plasticity.reduction != "mean" or not plasticity.moves:
+    is_one = isinstance(plasticity, Plasticity)
+    if not is_one or plasticity.reduction != "mean" or not plasticity.moves:
         raise InputError(
             f"a mean field needs weights that move by the mean over stimuli, got {plasticity}; "
             f"pass Plasticity(tau_weights=1000.0, reduction='mean')"
@@ -71,6 +72,7 @@ def mean_field(
         raise InputError(f"a mean field is solved by Adaptive or Fixed, got {solver!r}")
     psi = {block: value.detach().clone() for block, value in (feedback or {}).items()}
     sim = Relaxation(copy.deepcopy(model), inputs, targets, loss, rule, tau, psi)
+    check_moves(plasticity, sim.dynamics)
     check_plasticity(plasticity, sim.dynamics, solver, duration)
     check_tolerance(solver, sim.dynamics.like.dtype)
     check_linear(sim.dynamics)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from ardyn.errors import InputError, check_choice, check_positive
+from ardyn.errors import InputError, check_choice
 from ardyn.layers import LocalLayer, Parameters, scale
 
 Reduction = Literal["sum", "mean"]
@@ -45,23 +45,30 @@ class Plasticity:
         for name in ("tau_weights", "tau_feedback"):
             check_time_constant(name, getattr(self, name))
         for name in ("weight_decay", "feedback_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
+            decay = getattr(self, name)
+            if not isinstance(decay, int | float) or not 0 <= decay < math.inf:
                 raise InputError(
                     f"{name} must be finite and not below zero, got {getattr(self, name)}; pass "
                     f"such as 0.0"
                 )
-        start, end = self.window
-        if not 0 <= start < end:
-            raise InputError(
-                f"the window of plasticity must begin at 0 or later and end after it begins, got "
-                f"{start:g} … {end:g}; pass such as (9.0, 10.0)"
-            )
+        check_window(self.window)
+
+
+def check_window(window: object) -> None:
+    """Raise InputError unless it is a pair of times, the second after the first."""
+    pair = window if isinstance(window, tuple | list) and len(window) == 2 else (math.nan,) * 2
+    start, end = (t if isinstance(t, int | float) else math.nan for t in pair)
+    if not 0 <= start < end:
+        raise InputError(
+            f"the window of plasticity must begin at 0 or later and end after it begins, got "
+            f"{window}; pass such as (9.0, 10.0)"
+        )
 
 
 def check_time_constant(what: str, tau: float) -> None:
     """Raise InputError unless τ is positive; it may be infinite."""
-    if tau != math.inf:
-        check_positive(what, tau, such_as=1000)
+    if not isinstance(tau, int | float) or not tau > 0:
+        raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")
 
 
 def learn(W: Tensor, gradient: Tensor, tau: float, decay: float) -> Tensor:

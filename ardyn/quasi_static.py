@@ -1,8 +1,8 @@
-"""Weights so slow that activities never notice them move (DESIGN 1.6).
+"""Weights so slow that activities never notice them move.
 
     τ_W ΔW = −∫ ∂𝓛/∂W dt − (t_off − t_on) λ_W W,   and likewise b and ψ
 
-over the window of plasticity, by the time integral of the closed form (DESIGN 1.4).
+over the window of plasticity, by the time integral of the closed form.
 """
 
 from dataclasses import replace

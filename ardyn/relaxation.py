@@ -1,6 +1,7 @@
 """Relaxation: one batch, one network, one rule, ready to be solved."""
 
 import copy
+import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ardyn.checks import (
     check_differentiable,
     check_finite,
     check_matching,
+    check_moves,
     check_plasticity,
     check_rules_matter,
     check_stable,
@@ -37,7 +39,7 @@ from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
 from ardyn.network import Units
-from ardyn.plasticity import Plasticity
+from ardyn.plasticity import Plasticity, check_window
 from ardyn.quasi_static import integrated_gradients
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
@@ -116,6 +118,8 @@ class Relaxation:
         trace, drive = self._feed_forward()
         held = frozenset(name for name, p in named.items() if not p.requires_grad)
         self.dynamics = Dynamics(trace, drive, rules, psi, time_constants, tau_trace, held)
+        if plasticity is not None:
+            check_moves(plasticity, self.dynamics)
 
     def again(self, inputs: Tensor | Sequence[Tensor], targets: Any) -> "Relaxation":
         """The same on another batch of the same shape, with the weights as they are now.
@@ -187,6 +191,7 @@ class Relaxation:
             "tau": str(self.dynamics.tau),
             "tau_trace": str(self.dynamics.tau_trace),
             "loss": loss_name(self.loss),
+            "plasticity": str(self.plasticity),
         }
 
     def solve(
@@ -210,6 +215,10 @@ class Relaxation:
             DivergenceError: the solution left the finite numbers; says when and where.
         """
         t = as_times(times)
+        if not isinstance(weights_every, int) or weights_every < 0:
+            raise InputError(
+                f"weights_every must be a whole number, 0 or more, got {weights_every!r}; use 1"
+            )
         self.check(solver, stop, float(t[-1]))
         if self.plasticity is not None and self.plasticity.moves:
             assert not isinstance(solver, ClosedForm)
@@ -289,12 +298,15 @@ class Relaxation:
     def quasi_static_change(self, start: float, end: float) -> dict[str, Tensor]:
         """τ_W ΔW as τ_W → ∞: −∫ ∂𝓛/∂W dt over a window of plasticity, {parameter: change}.
 
-        Summed over the batch; from the time integral of the closed form (DESIGN 1.4 and 1.6).
+        Summed over the batch; from the time integral of the closed form.
 
         Raises:
             InputError: no closed form, or an update that is not linear in x.
         """
         self._check_unchanged()
+        check_window((start, end))
+        if end == math.inf:
+            raise InputError("the quasi-static change of an endless window has no end; pass one")
         check_linear(self.dynamics)
         check_update_linear(self.dynamics)
         with torch.no_grad():

@@ -113,7 +113,11 @@ class Trajectory:
     def relative_error(
         self, reference: str = "gradients", per_sample: bool = False
     ) -> dict[str, Tensor]:
-        """‖x^l − g^l‖ / ‖g^l‖ of each unit, [time] or [time, batch]."""
+        """‖x^l − g^l‖ / ‖g^l‖ of each unit, [time] or [time, batch].
+
+        g belongs to the weights at t = 0, here and below; where they move, see
+        ``Relaxation.moving_gradients``.
+        """
         g = self.reference(reference)
         return {u: compare.relative_error(x, g[u], per_sample) for u, x in self.activities.items()}
 
@@ -234,7 +238,7 @@ class Trajectory:
             raise InputError(f"cannot read {path} ({error}); pass a file from save()") from error
 
 
-_SETTINGS = ("rule", "tau", "tau_trace", "loss")
+_SETTINGS = ("rule", "tau", "tau_trace", "loss", "plasticity")
 _TIME_ATTRIBUTES = {"long_name": "time since the feed-forward pass", "units": "unit of tau"}
 
 

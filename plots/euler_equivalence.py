@@ -132,8 +132,8 @@ def to_backprop(results: xr.Dataset) -> Figure:
     panels[0][0].set_ylabel("iterations $n$")
     figure.colorbar(mesh, ax=panels[0].tolist(), label="relative distance", extend="both")
     figure.suptitle(
-        f"Gradients' distance to backprop's after {int(results.stage[-1])} epochs, predicted; "
-        f"line: $n h$ = 10 $\\tau$, star: paper"
+        f"Gradients' distance to backprop's, predicted\n"
+        f"epochs of training: {int(results.stage[-1])}; line: $n h$ = 10 $\\tau$, star: paper"
     )
     return figure
 

@@ -101,10 +101,7 @@ def _maps(results: xr.Dataset, what: str, label: str, most: float, title: str) -
         axes.set_ylabel(y_label)
     figure.colorbar(mesh, ax=panels.ravel().tolist(), label=label)
     stimuli = json.loads(results.attrs["config"])["stimuli"]
-    figure.suptitle(
-        f"{title} after {stimuli} stimuli; ×: the numbers were lost\n"
-        f"in the cells: learning rate, window / $\\tau_W$"
-    )
+    figure.suptitle(f"{title} after {stimuli} stimuli; ×: learning was lost")
     return figure
 
 
@@ -113,10 +110,8 @@ def _map(axes: Axes, here: xr.Dataset, name: str, upwards: str, most: float) -> 
     mesh = axes.pcolormesh(values, vmin=0, vmax=most, cmap="viridis")
     for axis, ticks in ((axes.xaxis, here.tau_w.values), (axes.yaxis, here[upwards].values)):
         axis.set_ticks(np.arange(len(ticks)) + 0.5, [_short(t) for t in ticks])
-    duration = json.loads(here.attrs["config"])["duration"]
-    rate = ((1 - here.window) * duration / here.tau_w).broadcast_like(values)
     for (j, i), value in np.ndenumerate(values):
-        text = "×" if np.isnan(value) else f"{float(rate.transpose(*values.dims)[j, i]):.0e}"
+        text = "×" if np.isnan(value) else f"{value:.0f}"
         colour = "k" if np.isnan(value) or value > 0.6 * most else "w"
         axes.text(i + 0.5, j + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
     return mesh

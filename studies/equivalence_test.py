@@ -16,7 +16,7 @@ def equivalence(final: xr.DataArray, margin: float) -> xr.Dataset:
     Returns:
         [compared]: "difference", "interval_low", "interval_high", in points, and "equivalence_p",
         the larger of the p values of the two one-sided tests: below 0.05, the conditions are
-        equivalent. NaN for a single seed.
+        equivalent. NaN for a single seed, or where all seeds differ by the same.
     """
     first, *others = final.condition.values
     rows = {
@@ -30,17 +30,10 @@ def equivalence(final: xr.DataArray, margin: float) -> xr.Dataset:
 
 def _compare(difference: np.ndarray, margin: float) -> dict[str, float]:
     mean = float(difference.mean())
-    if len(difference) < 2:
+    if len(difference) < 2 or np.ptp(difference) == 0:  # no spread: t is not defined
         return {"difference": mean} | dict.fromkeys(
             ("interval_low", "interval_high", "equivalence_p"), np.nan
         )
-    if np.ptp(difference) == 0:  # no spread, so that t is not defined: certain
-        return {
-            "difference": mean,
-            "interval_low": mean,
-            "interval_high": mean,
-            "equivalence_p": float(abs(mean) >= margin),
-        }
     low, high = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
     above = stats.ttest_1samp(difference, -margin, alternative="greater").pvalue
     below = stats.ttest_1samp(difference, margin, alternative="less").pvalue

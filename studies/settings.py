@@ -119,7 +119,8 @@ def check_conditions(names: Sequence[str], known: Mapping[str, Condition]) -> No
     """Raise InputError unless the names are different ones of known conditions."""
     if not names or len(set(names)) < len(names):
         raise InputError(
-            f"conditions must be one or more different names, got {list(names)}; pass such as bp ar"
+            f"conditions must be one or more different names, got {list(names)}; pass such as "
+            f"{' '.join(list(known)[:2])}"
         )
     for name in names:
         check_choice("condition", name, known)

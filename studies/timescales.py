@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import ardyn
-from ardyn import ArdynError, InputError, Learner, Plasticity, Rule
+from ardyn import DivergenceError, InputError, Learner, Plasticity, Rule
 from ardyn.errors import check_choice, check_positive
 from ardyn.models import IMAGES
 from ardyn.quasi_static import stimulus_change
@@ -33,6 +33,8 @@ from studies.settings import Condition
 from studies.training_results import described
 
 _POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1}
+LOST = 100
+"""A network whose loss has grown so many times has lost what it could learn."""
 _COUNTS = {"batch_size": 64, "stimuli": 100}
 
 
@@ -78,7 +80,7 @@ class Config:
             if len(values) < least or len(set(values)) < len(values):
                 raise InputError(
                     f"{name.replace('_', '-')} needs {least} or more values, each once, got "
-                    f"{list(values)}; pass such as --{name.replace('_', '-')} 0.5 0.9"
+                    f"{list(values)}; give each once"
                 )
         for name in ("tau_w", "tau_psi"):
             for tau in getattr(self, name):
@@ -137,19 +139,20 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     sets = sets.to(check_device(config.device))
     rows = next(ardyn.batches(len(sets.train.inputs), config.batch_size, [config.seed], 0))
     batch = sets.train.inputs[rows], sets.train.targets[rows]
-    _student(config, min(config.cells)).step(*batch)
+    for cell in config.cells:
+        _check(config, cell, batch)
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
     saved = checkpoints.load("cells") or {"cells": {}}
     found: dict[str, dict[str, float]] = saved["cells"]
     with tqdm(total=len(config.cells), desc="timescales", unit="cell") as progress:
         progress.update(len(found))
         for cell in config.cells:
-            if str(cell) not in found:
+            if repr(cell) not in found:
                 progress.set_postfix_str(str(cell))
-                found[str(cell)] = _measures(config, sets, batch, cell)
+                found[repr(cell)] = _measures(config, sets, batch, cell)
                 checkpoints.save("cells", {"cells": found})
                 progress.update()
-    measured = _grid(config, [found[str(cell)] for cell in config.cells])
+    measured = _grid(config, [found[repr(cell)] for cell in config.cells])
     return described(measured, "timescales", config, _CONDITIONS, sets.checksum)
 
 
@@ -159,7 +162,7 @@ _CONDITIONS: Mapping[str, Condition] = {}
 def _measures(
     config: Config, sets: data.Sets, batch: tuple[Tensor, Tensor], cell: Cell
 ) -> dict[str, float]:
-    """All measures in one cell; NaN where the numbers were lost."""
+    """All measures in one cell; NaN where learning was lost."""
     cosine, ratio = one_stimulus(config, batch, cell)
     quasi_cosine, quasi_ratio = one_stimulus(config, batch, cell, is_quasi_static=True)
     loss, accuracy, angle = stream(config, sets, cell)
@@ -185,7 +188,7 @@ def one_stimulus(
     before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
     try:
         _live(student, batch, is_quasi_static)
-    except ArdynError:
+    except DivergenceError:
         return math.nan, math.nan
     change = _flat({n: p.detach() - before[n] for n, p in student.model.named_parameters()})
     model = _student(config, cell).model
@@ -199,8 +202,13 @@ def one_stimulus(
 def stream(
     config: Config, sets: data.Sets, cell: Cell, is_quasi_static: bool = False
 ) -> tuple[float, float, float]:
-    """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ."""
+    """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ.
+
+    NaN where learning was lost: numbers that are not finite, or a loss ``LOST`` times as large as
+    at the start.
+    """
     student = _student(config, cell)
+    start = float(ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)[0][0])
     train = sets.train
     try:
         for number, rows in zip(range(config.stimuli), _endless(config, train), strict=False):
@@ -208,11 +216,26 @@ def stream(
             _live(student, batch, is_quasi_static)
             if number % 10 == 9 and not _is_finite(student.model):
                 return math.nan, math.nan, math.nan
-    except ArdynError:
+    except DivergenceError:
         return math.nan, math.nan, math.nan
     loss, accuracy = ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)
+    if not float(loss[0]) < LOST * start:
+        return math.nan, math.nan, math.nan
     angle = float(feedback_angles(student).mean())
     return float(loss[0]), 100 * float(accuracy[0]), angle
+
+
+def _check(config: Config, cell: Cell, batch: tuple[Tensor, Tensor]) -> None:
+    """Raise InputError for a cell that the solver cannot integrate."""
+    student = _student(config, cell)
+    sim = ardyn.Relaxation(
+        student.model,
+        *batch,
+        rule=student.rule,
+        feedback=student.feedback,
+        plasticity=student.plasticity,
+    )
+    sim.check(student.solver, end=student.duration)
 
 
 def _live(student: Learner, batch: tuple[Tensor, Tensor], is_quasi_static: bool) -> None:
@@ -284,8 +307,8 @@ def summary(results: xr.Dataset) -> str:
     text = table.to_string(float_format="{:.1f}".format)
     return (
         f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: Wᵀ sends "
-        f"back), columns: when plasticity begins, as a share of the stimulus (NaN: the numbers "
-        f"were lost)\n{text}"
+        f"back), columns: when plasticity begins, as a share of the stimulus (NaN: learning was "
+        f"lost)\n{text}"
     )
 
 

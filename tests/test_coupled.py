@@ -46,6 +46,10 @@ def short(rule: Rule) -> str:
     return " ".join(map(str, changed.values())) or "default"
 
 
+def tau_psi(rule: Rule) -> float:
+    return 7.0 if rule.feedback == "learned" else math.inf
+
+
 @pytest.mark.parametrize("rule", RULES, ids=short)
 @pytest.mark.parametrize(
     ("reduction", "window", "decays"),
@@ -61,7 +65,7 @@ def test_the_coupled_system_is_that_of_scipy(rule, reduction, window, decays):
         tau=1.2,
         feedback=psi,
         tau_trace=tau_z,
-        plasticity=Plasticity(5.0, 7.0, decays[0], decays[1], reduction, window),
+        plasticity=Plasticity(5.0, tau_psi(rule), decays[0], decays[1], reduction, window),
     )
     found = sim.solve(TIMES, TIGHT, weights_every=1)
     relaxing = case.units if rule.output == "relaxed" else case.units[:-1]
@@ -106,7 +110,7 @@ def test_sweeps_and_steps_of_the_weights_take_turns(rule):
         rule=rule,
         feedback=psi,
         tau_trace=tau_z,
-        plasticity=Plasticity(5.0, 7.0, reduction="mean"),
+        plasticity=Plasticity(5.0, tau_psi(rule), reduction="mean"),
     )
     found = sim.solve([steps * h], Sweep(h))
     chain = Chain(case, rule, 1.0, psi, tau_z or math.inf)
@@ -258,13 +262,20 @@ def test_the_model_is_left_as_it_is():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tau_weights": 0.0}, "tau_weights must be positive and finite, got 0.0"),
+        ({"tau_weights": 0.0}, "tau_weights must be positive, or infinite, got 0.0"),
         ({"tau_feedback": -1.0}, "tau_feedback must be positive"),
         ({"weight_decay": -0.1}, "weight_decay must be finite and not below zero, got -0.1"),
         ({"feedback_decay": math.nan}, "feedback_decay must be finite and not below zero"),
-        ({"window": (2.0, 1.0)}, r"window of plasticity must begin at 0 or later.*2 … 1"),
+        (
+            {"window": (2.0, 1.0)},
+            r"window of plasticity must begin at 0 or later.*got \(2.0, 1.0\)",
+        ),
         ({"window": (-1.0, 1.0)}, "window of plasticity must begin at 0"),
         ({"reduction": "average"}, "unknown reduction 'average'"),
+        ({"tau_weights": math.nan}, "tau_weights must be positive, or infinite, got nan"),
+        ({"weight_decay": None}, "weight_decay must be finite and not below zero, got None"),
+        ({"window": 5.0}, "window of plasticity must begin at 0 or later.*got 5.0"),
+        ({"window": ("a", "b")}, "window of plasticity must begin at 0"),
     ],
 )
 def test_bad_plasticity_is_refused(settings, words):
@@ -277,11 +288,9 @@ def test_bad_plasticity_is_refused(settings, words):
     [
         (Plasticity(5.0), ClosedForm(), "'exact'.*weights that stand still.*not linear.*dopri5"),
         (Plasticity(0.05), Fixed("euler", 0.1), "step of 0.1 is longer than the weights' time"),
-        (
-            Plasticity(5.0, tau_feedback=0.05),
-            Fixed("euler", 0.1),
-            "step of 0.1 is longer than the weights' time constant 0.05",
-        ),
+        (Plasticity(5.0, tau_feedback=9.0), TIGHT, "tau_feedback = 9 means nothing where no feed"),
+        (Plasticity(weight_decay=0.1), TIGHT, "weight_decay = 0.1 means nothing to weights that"),
+        (5.0, TIGHT, "plasticity must be a Plasticity, got 5.0"),
         (Plasticity(5.0, window=(3.0, math.inf)), TIGHT, r"window of plasticity 3 … inf must lie"),
         (Plasticity(5.0, window=(3.0, 9.0)), TIGHT, r"window of plasticity 3 … 9 must lie in .* 3"),
         (Plasticity(5.0), Adaptive("dopri5", per_sample=True), "drop per_sample"),
@@ -343,6 +352,31 @@ def test_a_loss_of_numbers_is_told_in_the_time_of_the_relaxation():
 def test_a_solve_counts_the_evaluations_of_all_its_pieces():
     sim = problem().relaxation(plasticity=Plasticity(5.0, window=(1.0, 2.0)))
     assert sim.solve([3.0], Fixed("euler", 0.1)).evaluations == 30
+
+
+def test_a_step_longer_than_feedback_weights_allow_is_refused():
+    case, rule = problem(), Rule(feedback="learned")
+    sim = case.relaxation(
+        rule=rule,
+        feedback=feedback_of(case, rule, 3),
+        plasticity=Plasticity(5.0, tau_feedback=0.05),
+    )
+    with pytest.raises(InputError, match="step of 0.1 is longer than the weights' time constant"):
+        sim.solve([3.0], Fixed("euler", 0.1))
+
+
+@pytest.mark.parametrize(
+    "window", [(4.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), ("a", 1), (0, math.inf)]
+)
+def test_a_window_that_is_none_has_no_quasi_static_change(window):
+    with pytest.raises(InputError, match="window"):
+        problem().relaxation().quasi_static_change(*window)
+
+
+@pytest.mark.parametrize("every", [-1, 0.5, "a"])
+def test_weights_are_recorded_at_whole_numbers_of_times(every):
+    with pytest.raises(InputError, match="weights_every must be a whole number"):
+        problem().relaxation(plasticity=Plasticity(5.0)).solve([1.0], TIGHT, weights_every=every)
 
 
 def test_weights_that_move_come_to_no_rest():

@@ -21,7 +21,7 @@ from ardyn import (
 )
 from tests.problems import assert_same, feedback_of, problem
 
-MEAN = Plasticity(60.0, 120.0, 0.3, 0.1, "mean", window=(0.5, 1.75))
+MEAN = Plasticity(60.0, weight_decay=0.3, reduction="mean", window=(0.5, 1.75))
 
 
 def flat(weights: dict[str, Tensor], feedback: dict[str, Tensor]) -> Tensor:
@@ -35,7 +35,8 @@ def test_a_stream_of_stimuli_tends_to_its_mean_field(feedback):
     psi = feedback_of(case, rule, 3) or {}
     errors = []
     for tau in (60.0, 240.0, 960.0):
-        slow = Plasticity(tau, 2 * tau, 0.3, 0.1, "mean", window=(0.5, 1.75))
+        tau_psi = 2 * tau if feedback == "learned" else math.inf
+        slow = Plasticity(tau, tau_psi, 0.3, 0.1, "mean", window=(0.5, 1.75))
         truth = mean_field(
             case.model,
             case.inputs,
@@ -84,6 +85,7 @@ def test_an_ensemble_has_the_mean_field_of_each_member():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"plasticity": None}, "weights that move by the mean over stimuli, got None"),
         ({"plasticity": Plasticity(10.0)}, "weights that move by the mean over stimuli"),
         ({"plasticity": Plasticity(reduction="mean")}, "weights that move by the mean"),
         ({"solver": ClosedForm()}, "solved by Adaptive or Fixed, got ClosedForm"),

@@ -53,7 +53,7 @@ def test_a_stream_teaches_what_the_prediction_says_where_weights_are_slow(result
 
 def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
     assert {path.stem for path in draw(results, tmp_path)} == {"one_stimulus", "phase_map"}
-    assert "NaN: the numbers were lost" in timescales.summary(results)
+    assert "NaN: learning was lost" in timescales.summary(results)
     first = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))
     xr.testing.assert_identical(first, results)
     again = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))  # from the checkpoint
@@ -92,7 +92,7 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
         ({"tau_w": (1.0, -1.0)}, "tau-w must be positive"),
         ({"window": (0.0, 1.0)}, "window must lie in 0 … 1"),
         ({"depth": 1}, "depth must be 2 or more"),
-        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs 0 or more values, each once"),
+        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs 0 or more values, each once, got"),
         ({"tau_psi": (0.0,)}, "tau-psi must be positive"),
         ({"solver": "exact"}, "unknown solver 'exact'"),
         ({"stimuli": 0}, "stimuli must be positive"),
@@ -102,6 +102,20 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
 def test_bad_settings_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         replace(SMALL, **change)
+
+
+def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(digits, tmp_path):
+    config = replace(SMALL, tau_w=(0.25, 1e6), window=(0.0, 0.5), stimuli=1)
+    found = timescales.run(config, digits, RunFolder(tmp_path)).isel(tau_psi=0)
+    for name in ("stream_accuracy", "quasi_static_accuracy", "stream_loss"):
+        assert found[name].sel(tau_w=0.25).isnull().all()
+        assert found[name].sel(tau_w=1e6).notnull().all()
+
+
+def test_time_constants_that_are_nearly_alike_are_told_apart(digits, tmp_path):
+    config = replace(SMALL, tau_w=(30.0, 30.00001), window=(0.5, 0.9), stimuli=1)
+    found = timescales.run(config, digits, RunFolder(tmp_path)).norm_ratio.isel(tau_psi=0)
+    assert (found.isel(tau_w=0) != found.isel(tau_w=1)).all()
 
 
 def test_a_step_longer_than_the_weights_allow_is_refused_before_any_work(digits, tmp_path):
