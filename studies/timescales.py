@@ -8,7 +8,7 @@ the weight change of one stimulus with the backprop step, and what a stream of s
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, product, starmap
+from itertools import chain, count, islice, product, starmap
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -211,10 +211,10 @@ def stream(
     start = float(ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)[0][0])
     train = sets.train
     try:
-        for number, rows in zip(range(config.stimuli), _endless(config, train), strict=False):
+        for rows in islice(_endless(config, train), config.stimuli):
             batch = train.inputs[rows], train.targets[rows]
             _live(student, batch, is_quasi_static)
-            if number % 10 == 9 and not _is_finite(student.model):
+            if not _is_finite(student.model):
                 return math.nan, math.nan, math.nan
     except DivergenceError:
         return math.nan, math.nan, math.nan

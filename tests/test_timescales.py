@@ -104,8 +104,11 @@ def test_bad_settings_are_refused(change, words):
         replace(SMALL, **change)
 
 
-def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(digits, tmp_path):
-    config = replace(SMALL, tau_w=(0.25, 1e6), window=(0.0, 0.5), stimuli=1)
+@pytest.mark.parametrize("stimuli", [1, 12])
+def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(
+    stimuli, digits, tmp_path
+):
+    config = replace(SMALL, tau_w=(0.25, 1e6), window=(0.0, 0.5), stimuli=stimuli)
     found = timescales.run(config, digits, RunFolder(tmp_path)).isel(tau_psi=0)
     for name in ("stream_accuracy", "quasi_static_accuracy", "stream_loss"):
         assert found[name].sel(tau_w=0.25).isnull().all()
