@@ -168,9 +168,9 @@ def time_constant(results: xr.Dataset) -> Figure:
 
 def moving_gradient(results: xr.Dataset) -> Figure:
     """Activities behind a gradient that moves with the weights: error, drift and lag."""
-    slow = [name for name in ("tau_w", "tau_psi", "tau_z") if results.sizes[name] > 1]
+    slow = [name for name in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[name]).any()]
     cells = results.stack(cell=["tau_w", "tau_psi", "tau_z"])
-    names = [_cell_name(each, slow or ["tau_w"]) for each in cells.cell.values]
+    names = [_cell_name(each, slow) for each in cells.cell.values]
     rows = ("moving_error", "bp_error", "drift")
     figure, panels = _panels(results, rows, share_y="row")
     for row, name in zip(panels, rows, strict=True):

@@ -38,9 +38,9 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
 
 
 def standard_error(x: xr.DataArray) -> xr.DataArray:
-    """Of the mean over the seeds that there are; zero for a single one."""
+    """Of the mean over the seeds that there are; NaN for a single one."""
     count = x.notnull().sum("seed")
-    return (x.std("seed", ddof=1) / count**0.5).where(count > 1, 0.0)
+    return (x.std("seed", ddof=1) / count**0.5).where(count > 1)
 
 
 def table(results: xr.Dataset) -> pd.DataFrame:

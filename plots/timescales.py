@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,9 @@ from matplotlib.lines import Line2D
 
 from plots import style
 from plots.command_line import main
+
+PREDICTED: dict[str, Any] = {"lw": 6, "alpha": 0.25, "zorder": 0, "solid_capstyle": "butt"}
+"""Predictions lie as broad bands under the curves."""
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
@@ -48,14 +52,14 @@ def one_stimulus(results: xr.Dataset) -> Figure:
                 (line,) = axes.plot(here.tau_w, here[name], ms=4)
                 line.set(**look)
                 quasi = here[f"quasi_static_{name}"]
-                axes.plot(here.tau_w, quasi, color=look["color"], ls=":", lw=1)
+                axes.plot(here.tau_w, quasi, color=look["color"], **PREDICTED)
             axes.set_xscale("log")
     for tau_psi, top, bottom in zip(columns, panels[0], panels[1], strict=True):
         bottom.set(yscale="log", xlabel="$\\tau_W / \\tau$")
         if _learns_feedback(results):
             top.set_title(f"$\\tau_\\psi / \\tau$ = {tau_psi:g}")
     handles = [_handle(f"plastic from {share:g} T", look) for share, look in looks.items()]
-    limit = Line2D([], [], color="k", ls=":", lw=1, label="quasi-static prediction")
+    limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
     duration = json.loads(results.attrs["config"])["duration"]
     figure.suptitle(f"Weight change of one stimulus of T = {duration:g} $\\tau$")
