@@ -70,6 +70,19 @@ def test_a_stream_of_stimuli_tends_to_its_mean_field(feedback):
     assert_same(case.model.state_dict(), start, 0.0)
 
 
+@pytest.mark.parametrize("settings", [{"loss": "mse"}, {"tau": [0.5, 2.0, 1.0]}], ids=str)
+def test_it_begins_with_what_a_stimulus_changes_under_its_settings(settings):
+    case, duration, t = problem(), 2.0, 1e-4
+    plasticity = Plasticity(10.0, reduction="mean", window=(0.5, 1.75))
+    found = mean_field(case.model, case.inputs, case.targets, [t], plasticity, duration, **settings)
+    sim = ardyn.Relaxation(case.model, case.inputs, case.targets, **settings)
+    truth = sim.quasi_static_change(0.5, 1.75)
+    rate = t / (10.0 * duration * len(case.inputs))
+    start = case.model.state_dict()
+    change = {name: (W[-1] - start[name]) / rate for name, W in found.weights.items()}
+    assert_same(change, truth, 1e-3)
+
+
 def test_an_ensemble_has_the_mean_field_of_each_member():
     first, second = problem(), problem(seed=5)
     both = ardyn.ensemble([first.model, second.model])
