@@ -1,6 +1,7 @@
 """Figures of studies/timescales.py: python plots/timescales.py RUN_FOLDER."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -21,7 +23,11 @@ PREDICTED: dict[str, Any] = {"lw": 6, "alpha": 0.25, "zorder": 0, "solid_capstyl
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    figures = {"one_stimulus": one_stimulus(results), "phase_map": phase_map(results)}
+    figures = {
+        "one_stimulus": one_stimulus(results),
+        "phase_map": phase_map(results),
+        "loss_map": loss_map(results),
+    }
     if _learns_feedback(results):
         figures["angle_map"] = angle_map(results)
     paths = []
@@ -57,7 +63,7 @@ def one_stimulus(results: xr.Dataset) -> Figure:
     for tau_psi, top, bottom in zip(columns, panels[0], panels[1], strict=True):
         bottom.set(yscale="log", xlabel="$\\tau_W / \\tau$")
         if _learns_feedback(results):
-            top.set_title(f"$\\tau_\\psi / \\tau$ = {tau_psi:g}")
+            top.set_title(f"$\\tau_\\psi / \\tau$ = {_short(tau_psi)}")
     handles = [_handle(f"plastic from {share:g} T", look) for share, look in looks.items()]
     limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
@@ -67,58 +73,93 @@ def one_stimulus(results: xr.Dataset) -> Figure:
 
 
 def phase_map(results: xr.Dataset) -> Figure:
-    """Accuracy after a stream of stimuli, simulated and predicted."""
-    return _maps(results, "accuracy", "test accuracy [%]", 100, str(results.attrs["title"]))
+    """Accuracy after a stream of stimuli, simulated and predicted, and the difference.
+
+    Where weights are too slow to learn within the stream, both are low; where the quasi-static
+    prediction breaks down, the difference says so.
+    """
+    scale = Scale("test accuracy [%]", Normalize(0, 100))
+    difference = Scale("difference [points]", Normalize(-50, 50), "RdBu")
+    return _maps(results, "accuracy", scale, difference, str(results.attrs["title"]))
+
+
+def loss_map(results: xr.Dataset) -> Figure:
+    """Loss after a stream of stimuli, simulated and predicted, and the difference."""
+    values = np.stack([results.loss, results.quasi_static_loss])
+    scale = Scale("loss per sample", LogNorm(np.nanmin(values), np.nanmax(values)))
+    difference = Scale("difference", Normalize(-1, 1), "RdBu_r")
+    return _maps(results, "loss", scale, difference, "Loss on the test set")
 
 
 def angle_map(results: xr.Dataset) -> Figure:
     """Angle between ψ and Wᵀ after a stream of stimuli, simulated and predicted."""
-    return _maps(results, "angle", "angle between $\\psi$ and $W^T$ [°]", 90, "Feedback weights")
+    scale = Scale("angle between $\\psi$ and $W^T$ [°]", Normalize(0, 90))
+    difference = Scale("difference [°]", Normalize(-30, 30), "RdBu_r")
+    return _maps(results, "angle", scale, difference, "Feedback weights")
 
 
-def _maps(results: xr.Dataset, what: str, label: str, most: float, title: str) -> Figure:
-    """A row of maps per quantity: τ_W × window; where ψ learns, τ_W × τ_ψ for each window."""
-    names = {f"stream_{what}": "coupled ODE", f"quasi_static_{what}": "quasi-static prediction"}
+@dataclass(frozen=True)
+class Scale:
+    """How a map is coloured, and what its colour bar says."""
+
+    label: str
+    norm: Normalize
+    colours: str = "viridis"
+
+
+def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title: str) -> Figure:
+    """Coupled ODE, quasi-static prediction and their difference.
+
+    τ_W × window; where ψ learns, τ_W × τ_ψ in a column for each window.
+    """
+    coupled, predicted = results[what], results[f"quasi_static_{what}"]
+    kinds = {
+        "coupled ODE": (coupled, scale),
+        "quasi-static prediction": (predicted, scale),
+        "coupled − prediction": (coupled - predicted, difference),
+    }
     if _learns_feedback(results):
         upwards, y_label = "tau_psi", "$\\tau_\\psi / \\tau$"
-        columns = {f"plastic from {w:g} T": results.sel(window=w) for w in results.window.values}
+        columns = {f"plastic from {w:g} T": {"window": w} for w in results.window.values}
+        shape = len(kinds), len(columns)
     else:
         upwards, y_label = "window", "plasticity begins at [T]"
-        columns = {"": results.isel(tau_psi=0)}
-    shape = (len(names), len(columns)) if len(columns) > 1 else (1, len(names))
-    figure, panels = plt.subplots(
-        *shape,
-        figsize=(3.4 * shape[1] + 1.4, 2.6 * shape[0] + 1),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
-    places = iter(panels.flat)
-    for name, kind in names.items():
-        for when, here in columns.items():
-            axes = next(places)
-            mesh = _map(axes, here, name, upwards, most)
+        columns = {"": {"tau_psi": results.tau_psi.values[0]}}
+        shape = 1, len(kinds)
+    size = (3 * shape[1] + 1.4, 2.6 * shape[0] + 1)
+    figure, panels = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for row, (kind, (values, its_scale)) in zip(
+        panels.reshape(len(kinds), -1), kinds.items(), strict=True
+    ):
+        for axes, (when, place) in zip(row, columns.items(), strict=True):
+            mesh = _map(axes, values.sel(place).transpose(upwards, "tau_w"), its_scale)
             axes.set_title(f"{kind}\n{when}" if when else kind)
+        figure.colorbar(mesh, ax=row.tolist(), label=its_scale.label)
     for axes in panels[-1]:
         axes.set_xlabel("$\\tau_W / \\tau$")
     for axes in panels[:, 0]:
         axes.set_ylabel(y_label)
-    figure.colorbar(mesh, ax=panels.ravel().tolist(), label=label)
     stimuli = json.loads(results.attrs["config"])["stimuli"]
     figure.suptitle(f"{title} after {stimuli} stimuli; ×: learning was lost")
     return figure
 
 
-def _map(axes: Axes, here: xr.Dataset, name: str, upwards: str, most: float) -> QuadMesh:
-    values = here[name].transpose(upwards, "tau_w")
-    mesh = axes.pcolormesh(values, vmin=0, vmax=most, cmap="viridis")
-    for axis, ticks in ((axes.xaxis, here.tau_w.values), (axes.yaxis, here[upwards].values)):
-        axis.set_ticks(np.arange(len(ticks)) + 0.5, [_short(t) for t in ticks])
+def _map(axes: Axes, values: xr.DataArray, scale: Scale) -> QuadMesh:
+    mesh = axes.pcolormesh(values, norm=scale.norm, cmap=scale.colours)
+    for axis, name in ((axes.xaxis, values.dims[1]), (axes.yaxis, values.dims[0])):
+        ticks = [_short(t) for t in values[name].values]
+        axis.set_ticks(np.arange(len(ticks)) + 0.5, ticks)
     for (j, i), value in np.ndenumerate(values):
-        text = "×" if np.isnan(value) else f"{value:.0f}"
-        colour = "k" if np.isnan(value) or value > 0.6 * most else "w"
+        text = "×" if np.isnan(value) else _in_a_cell(value)
+        red, green, blue, _ = mesh.to_rgba(value)
+        is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and not np.isnan(value)
+        colour = "w" if is_dark else "k"
         axes.text(i + 0.5, j + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
     return mesh
+
+
+def _in_a_cell(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def _learns_feedback(results: xr.Dataset) -> bool:

@@ -113,7 +113,7 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
         ],
         join="exact",
     )
-    return described(found, "euler_equivalence", config, conditions, sets.checksum)
+    return described(found, "euler_equivalence", config, sets.checksum, conditions)
 
 
 def scheme_named(name: str, step: float) -> Fixed | Sweep:

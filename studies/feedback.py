@@ -65,7 +65,7 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
     probe = partial(angles, inputs=sample[0], targets=sample[1])
     results = learn(config, conditions, make, sets, checkpoints, probe)
-    return described(results, "feedback", config, conditions, sets.checksum)
+    return described(results, "feedback", config, sets.checksum, conditions)
 
 
 def angles(learner: Learner, inputs: Tensor, targets: Tensor) -> Mapping[str, xr.DataArray]:

@@ -101,7 +101,7 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     tau = {"bp": np.nan, "ar": np.inf, "c": 0.0}
     tau_z = [each.tau_trace or tau.get(name, np.nan) for name, each in conditions.items()]
     results = results.assign_coords(tau_z=("condition", tau_z))
-    return described(results, "frozen_pass", config, conditions, sets.checksum)
+    return described(results, "frozen_pass", config, sets.checksum, conditions)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
     results = learn(config, conditions, make, sets, checkpoints)
-    return described(results, "scalability", config, conditions, sets.checksum)
+    return described(results, "scalability", config, sets.checksum, conditions)
 
 
 if __name__ == "__main__":

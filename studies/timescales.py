@@ -29,7 +29,6 @@ from studies.alignment import feedback_angles
 from studies.checkpoints import Checkpoints
 from studies.command_line import both_sets, main
 from studies.runs import RunFolder, check_device
-from studies.settings import Condition
 from studies.training_results import described
 
 _POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1}
@@ -153,60 +152,50 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
                 checkpoints.save("cells", {"cells": found})
                 progress.update()
     measured = _grid(config, [found[repr(cell)] for cell in config.cells])
-    return described(measured, "timescales", config, _CONDITIONS, sets.checksum)
-
-
-_CONDITIONS: Mapping[str, Condition] = {}
+    return described(measured, "timescales", config, sets.checksum)
 
 
 def _measures(
     config: Config, sets: data.Sets, batch: tuple[Tensor, Tensor], cell: Cell
 ) -> dict[str, float]:
-    """All measures in one cell; NaN where learning was lost."""
-    cosine, ratio = one_stimulus(config, batch, cell)
-    quasi_cosine, quasi_ratio = one_stimulus(config, batch, cell, is_quasi_static=True)
-    loss, accuracy, angle = stream(config, sets, cell)
-    _, quasi_accuracy, quasi_angle = stream(config, sets, cell, is_quasi_static=True)
-    return {
-        "cosine": cosine,
-        "norm_ratio": ratio,
-        "quasi_static_cosine": quasi_cosine,
-        "quasi_static_norm_ratio": quasi_ratio,
-        "stream_loss": loss,
-        "stream_accuracy": accuracy,
-        "quasi_static_accuracy": quasi_accuracy,
-        "stream_angle": angle,
-        "quasi_static_angle": quasi_angle,
-    }
+    """All measures in one cell, coupled and as predicted; NaN where learning was lost."""
+    coupled, predicted = (
+        one_stimulus(config, batch, cell, waits) | stream(config, sets, cell, waits)
+        for waits in (False, True)
+    )
+    return coupled | {f"quasi_static_{name}": value for name, value in predicted.items()}
 
 
 def one_stimulus(
     config: Config, batch: tuple[Tensor, Tensor], cell: Cell, is_quasi_static: bool = False
-) -> tuple[float, float]:
+) -> dict[str, float]:
     """Cosine and norm ratio of the change of all weights to the backprop step of the same rate."""
     student = _student(config, cell)
     before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
     try:
         _live(student, batch, is_quasi_static)
     except DivergenceError:
-        return math.nan, math.nan
+        return {"cosine": math.nan, "norm_ratio": math.nan}
     change = _flat({n: p.detach() - before[n] for n, p in student.model.named_parameters()})
     model = _student(config, cell).model
     ardyn.backprop(model, *batch)
     rate = (1 - cell.window) * config.duration / cell.tau_w / len(batch[0])
     step = _flat({n: -rate * p.grad for n, p in model.named_parameters() if p.grad is not None})
-    cosine = change @ step / (change.norm() * step.norm())
-    return float(cosine), float(change.norm() / step.norm())
+    return {
+        "cosine": float(change @ step / (change.norm() * step.norm())),
+        "norm_ratio": float(change.norm() / step.norm()),
+    }
 
 
 def stream(
     config: Config, sets: data.Sets, cell: Cell, is_quasi_static: bool = False
-) -> tuple[float, float, float]:
+) -> dict[str, float]:
     """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ.
 
     NaN where learning was lost: numbers that are not finite, or a loss ``LOST`` times as large as
     at the start.
     """
+    lost = {"loss": math.nan, "accuracy": math.nan, "angle": math.nan}
     student = _student(config, cell)
     start = float(ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)[0][0])
     train = sets.train
@@ -215,14 +204,17 @@ def stream(
             batch = train.inputs[rows], train.targets[rows]
             _live(student, batch, is_quasi_static)
             if not _is_finite(student.model):
-                return math.nan, math.nan, math.nan
+                return lost
     except DivergenceError:
-        return math.nan, math.nan, math.nan
+        return lost
     loss, accuracy = ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)
     if not float(loss[0]) < LOST * start:
-        return math.nan, math.nan, math.nan
-    angle = float(feedback_angles(student).mean())
-    return float(loss[0]), 100 * float(accuracy[0]), angle
+        return lost
+    return {
+        "loss": float(loss[0]),
+        "accuracy": 100 * float(accuracy[0]),
+        "angle": float(feedback_angles(student).mean()),
+    }
 
 
 def _check(config: Config, cell: Cell, batch: tuple[Tensor, Tensor]) -> None:
@@ -303,7 +295,7 @@ def _grid(config: Config, found: Sequence[Mapping[str, float]]) -> xr.Dataset:
 
 def summary(results: xr.Dataset) -> str:
     """Accuracy after the stream."""
-    table = results.stream_accuracy.stack(row=["tau_w", "tau_psi"]).to_pandas().T
+    table = results.accuracy.stack(row=["tau_w", "tau_psi"]).to_pandas().T
     text = table.to_string(float_format="{:.1f}".format)
     return (
         f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: Wᵀ sends "

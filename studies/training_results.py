@@ -39,10 +39,10 @@ _VARIABLES = {
     "norm_ratio": ("norm of that change over that of the backprop step of the same rate", "1"),
     "quasi_static_cosine": ("the cosine as the quasi-static limit predicts it", "1"),
     "quasi_static_norm_ratio": ("the norm ratio as the quasi-static limit predicts it", "1"),
-    "stream_loss": ("loss per sample on the test set after a stream of stimuli", "1"),
-    "stream_accuracy": ("accuracy on the test set after a stream of stimuli", "%"),
-    "quasi_static_accuracy": ("the same where weights wait for the end of each stimulus", "%"),
-    "stream_angle": ("angle between feedback and transposed weights, mean of layers", "degree"),
+    "loss": ("loss per sample on the test set after a stream of stimuli", "1"),
+    "angle": ("angle between feedback and transposed weights, mean of layers", "degree"),
+    "quasi_static_loss": ("the loss where weights wait for the end of each stimulus", "1"),
+    "quasi_static_accuracy": ("the accuracy as the quasi-static limit predicts it", "%"),
     "quasi_static_angle": ("the angle as the quasi-static limit predicts it", "degree"),
     "compared": ("scheme trained with, against the first", ""),
     "difference": ("mean difference of the final accuracy over seeds", "%"),
@@ -57,12 +57,12 @@ def described(
     results: xr.Dataset,
     study: str,
     config: Any,
-    conditions: Mapping[str, Condition],
     checksum: str,
+    conditions: Mapping[str, Condition] | None = None,
 ) -> xr.Dataset:
     """The results with units and long names, and the configuration that they belong to."""
-    labels = [each.label for each in conditions.values()]
-    if labels:
+    if conditions:
+        labels = [each.label for each in conditions.values()]
         results = results.assign_coords(label=("condition", labels))
     for name, (long_name, units) in _VARIABLES.items():
         if name in results.variables:

@@ -45,14 +45,18 @@ def test_slow_weights_follow_the_quasi_static_prediction(results):
     assert results.quasi_static_cosine.sel(window=0.0, tau_w=1e6) < 0.999
 
 
-def test_a_stream_teaches_what_the_prediction_says_where_weights_are_slow(results):
+def test_a_teaches_what_the_prediction_says_where_weights_are_slow(results):
     last = results.isel(tau_psi=0).sel(tau_w=10.0, window=0.9)
-    assert float(last.stream_accuracy) == pytest.approx(float(last.quasi_static_accuracy), abs=3)
-    assert float(last.stream_accuracy) > 35
+    assert float(last.accuracy) == pytest.approx(float(last.quasi_static_accuracy), abs=3)
+    assert float(last.accuracy) > 35
 
 
 def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
-    assert {path.stem for path in draw(results, tmp_path)} == {"one_stimulus", "phase_map"}
+    assert {path.stem for path in draw(results, tmp_path)} == {
+        "one_stimulus",
+        "phase_map",
+        "loss_map",
+    }
     assert "NaN: learning was lost" in timescales.summary(results)
     first = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))
     xr.testing.assert_identical(first, results)
@@ -73,15 +77,16 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
     assert {path.stem for path in draw(found, tmp_path)} == {
         "one_stimulus",
         "phase_map",
+        "loss_map",
         "angle_map",
     }
-    angle = found.stream_angle.sel(window=0.9)
+    angle = found.angle.sel(window=0.9)
     slow, fast = (float(angle.sel(tau_w=10.0, tau_psi=t)) for t in (1000.0, 10.0))
     assert 80 < slow < 100
     assert fast < slow - 0.5
     quasi = found.quasi_static_angle.sel(tau_w=1e6, tau_psi=1000.0)
-    np.testing.assert_allclose(quasi, found.stream_angle.sel(tau_w=1e6, tau_psi=1000.0), atol=0.01)
-    accuracy = found.stream_accuracy.sel(window=0.9, tau_psi=10.0)
+    np.testing.assert_allclose(quasi, found.angle.sel(tau_w=1e6, tau_psi=1000.0), atol=0.01)
+    accuracy = found.accuracy.sel(window=0.9, tau_psi=10.0)
     assert float(accuracy.sel(tau_w=10.0)) > float(accuracy.sel(tau_w=1e6)) + 10
 
 
@@ -110,7 +115,7 @@ def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(
 ):
     config = replace(SMALL, tau_w=(0.25, 1e6), window=(0.0, 0.5), stimuli=stimuli)
     found = timescales.run(config, digits, RunFolder(tmp_path)).isel(tau_psi=0)
-    for name in ("stream_accuracy", "quasi_static_accuracy", "stream_loss"):
+    for name in ("accuracy", "quasi_static_accuracy", "loss"):
         assert found[name].sel(tau_w=0.25).isnull().all()
         assert found[name].sel(tau_w=1e6).notnull().all()
 
