@@ -85,8 +85,7 @@ def phase_map(results: xr.Dataset) -> Figure:
 
 def loss_map(results: xr.Dataset) -> Figure:
     """Loss after a stream of stimuli, simulated and predicted, and the difference."""
-    values = np.stack([results.loss, results.quasi_static_loss])
-    scale = Scale("loss per sample", LogNorm(np.nanmin(values), np.nanmax(values)))
+    scale = Scale("loss per sample", LogNorm(0.1, 10))
     difference = Scale("difference", Normalize(-1, 1), "RdBu_r")
     return _maps(results, "loss", scale, difference, "Loss on the test set")
 

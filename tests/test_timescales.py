@@ -114,10 +114,12 @@ def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(
     stimuli, digits, tmp_path
 ):
     config = replace(SMALL, tau_w=(0.25, 1e6), window=(0.0, 0.5), stimuli=stimuli)
-    found = timescales.run(config, digits, RunFolder(tmp_path)).isel(tau_psi=0)
+    results = timescales.run(config, digits, RunFolder(tmp_path))
+    found = results.isel(tau_psi=0)
     for name in ("accuracy", "quasi_static_accuracy", "loss"):
         assert found[name].sel(tau_w=0.25).isnull().all()
         assert found[name].sel(tau_w=1e6).notnull().all()
+    assert draw(results.where(results.tau_w < 0), tmp_path)  # where nothing is left of it
 
 
 def test_time_constants_that_are_nearly_alike_are_told_apart(digits, tmp_path):
