@@ -125,11 +125,11 @@ def slow_rate(
         {},
         {},
         {
-            name: learn(W, share * gradients[name], p.tau_weights, span * p.weight_decay)
+            name: learn(W, gradients[name], p.tau_weights, span * p.weight_decay, share)
             for name, W in state.weights.items()
         },
         {
-            block: learn(psi, share * learned[block], p.tau_feedback, span * p.feedback_decay)
+            block: learn(psi, learned[block], p.tau_feedback, span * p.feedback_decay, share)
             for block, psi in state.feedback.items()
         },
     )

@@ -71,9 +71,13 @@ def check_time_constant(what: str, tau: float) -> None:
         raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")
 
 
-def learn(W: Tensor, gradient: Tensor, tau: float, decay: float) -> Tensor:
-    """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time)."""
-    return -(gradient + decay * W) / tau
+def learn(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 1.0) -> Tensor:
+    """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time).
+
+    ∂𝓛/∂W is ``share`` times the gradient, in one pass over it: weights are large.
+    """
+    rate = gradient * (-share / tau)
+    return rate.add_(W, alpha=-decay / tau) if decay else rate
 
 
 def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:

@@ -97,7 +97,7 @@ def errors(results: xr.Dataset) -> Figure:
         top.set_title(f"after {stage} epoch{'' if stage == 1 else 's'}")
         bottom.set_xlabel("step $h$ [$\\tau$]")
     panels[0][0].set(xscale="log", yscale="log", ylim=(1e-13, 10))
-    handles = [_handle(name, look) for name, look in looks.items()]
+    handles = [style.handle(name, **style.line(look)) for name, look in looks.items()]
     handles += [
         Line2D([], [], color="k", label="predicted by the closed form"),
         Line2D([], [], color="k", ls="", marker="o", mfc="none", label="measured by stepping"),
@@ -106,12 +106,6 @@ def errors(results: xr.Dataset) -> Figure:
     style.legend_below(figure, handles)
     figure.suptitle("Error of the schemes at the end of a relaxation, against the ODE")
     return figure
-
-
-def _handle(name: str, look: dict[str, Any]) -> Line2D:
-    handle = Line2D([], [], label=name)
-    handle.set(**style.line(look))
-    return handle
 
 
 def to_backprop(results: xr.Dataset) -> Figure:

@@ -7,7 +7,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from plots import style
 from plots.command_line import main
@@ -36,7 +35,7 @@ def trace(results: xr.Dataset) -> Figure:
         _against_tau(right, cosine.sel(layer=layer), look)
     right.set_ylabel("cosine of AR and BP gradients")
     right.axhline(0, color="0.7", lw=0.8)
-    handles = [Line2D([], [], label=f"layer {layer}", **look) for layer, look in looks.items()]  # type: ignore[arg-type]
+    handles = [style.handle(f"layer {layer}", **look) for layer, look in looks.items()]
     style.legend_below(figure, handles)
     figure.suptitle(
         f"How long must a synapse remember the feed-forward activity?\n"

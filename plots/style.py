@@ -8,6 +8,7 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ardyn import InputError
 
@@ -62,6 +63,13 @@ def line(look: dict[str, object]) -> dict[str, object]:
 def dots(look: dict[str, object]) -> dict[str, object]:
     """Colour and open marker of a look, without its line."""
     return {key: look[key] for key in ("color", "marker")} | {"linestyle": "", "mfc": "none"}
+
+
+def handle(name: str, **look: object) -> Line2D:
+    """An entry of a legend, for what is drawn by several curves."""
+    entry = Line2D([], [], label=name)
+    entry.set(**look)
+    return entry
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:

@@ -64,7 +64,7 @@ def one_stimulus(results: xr.Dataset) -> Figure:
         bottom.set(yscale="log", xlabel="$\\tau_W / \\tau$")
         if _learns_feedback(results):
             top.set_title(f"$\\tau_\\psi / \\tau$ = {_short(tau_psi)}")
-    handles = [_handle(f"plastic from {share:g} T", look) for share, look in looks.items()]
+    handles = [style.handle(f"plastic from {share:g} T", **look) for share, look in looks.items()]
     limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
     duration = json.loads(results.attrs["config"])["duration"]
@@ -170,12 +170,6 @@ def _short(value: float) -> str:
     """1000 as 10³: long numbers would run into each other."""
     power = np.log10(value) if value > 0 else 0.5
     return f"$10^{{{power:.0f}}}$" if power >= 3 and power % 1 == 0 else f"{value:g}"
-
-
-def _handle(name: str, look: dict[str, object]) -> Line2D:
-    handle = Line2D([], [], label=name)
-    handle.set(**look)
-    return handle
 
 
 if __name__ == "__main__":

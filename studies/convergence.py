@@ -4,9 +4,11 @@ Relaxes one batch of real images with each solver and each time constant, and co
 activities over time with the BP gradients, and with the exact trajectory.
 """
 
+import itertools
 import sys
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Never
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Never
 
 import numpy as np
 import pandas as pd
@@ -54,7 +56,8 @@ class Config:
     """Time constants τ of the activities in τ dx/dt = −x + drive; one relaxation each."""
     tau_w: tuple[float, ...] = ()
     """Time constants τ_W of weights that learn meanwhile, averaged over the batch, in the unit of
-    tau-x: the gradient then moves, and activities follow it. By default weights stand still."""
+    tau-x: the gradient then moves, and activities follow it, with every solver but exact and every
+    tau-x. By default weights stand still."""
     tau_psi: tuple[float, ...] = ()
     """Time constants τ_ψ of feedback weights that learn (--feedback learned)."""
     tau_z: tuple[float, ...] = ()
@@ -135,10 +138,11 @@ class Config:
             raise InputError(
                 "tau-z is of a trace that learning weights read, and none learn; pass --tau-w too"
             )
-        if self.moves and (not self.rule.is_linear or set(self.solver) == {"exact"}):
+        if self.moves and set(self.solver) == {"exact"}:
             raise InputError(
-                "a moving gradient needs a frozen or dropped relaxation derivative, and a solver "
-                "beside exact; drop --tau-w and --tau-psi, or add --solver dopri5"
+                "exact has no closed form of weights that move, as what they send back is a "
+                "product of two unknowns, W and x; add --solver dopri5, or drop --tau-w and "
+                "--tau-psi"
             )
         for name in self.solver:
             check_choice("solver", name, ardyn.SOLVER_NAMES)
@@ -210,34 +214,44 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
     feedback = None
     if config.feedback != "transpose":
         feedback = ardyn.random_feedback(model, generator=generator)
-    batch = (model, inputs, targets, config.loss, config.rule)
-    sims = {
-        tau: ardyn.Relaxation(*batch, tau=tau, feedback=feedback, units=config.units)
-        for tau in config.tau_x
-    }
+    relaxation = partial(
+        ardyn.Relaxation,
+        model,
+        inputs,
+        targets,
+        config.loss,
+        feedback=feedback,
+        units=config.units,
+    )
+    sims = {tau: relaxation(config.rule, tau) for tau in config.tau_x}
+    slow = (config.tau_w, config.tau_psi, config.tau_z)
+    coupled = (
+        moving.relaxations(relaxation, config.rule, config.tau_x, *slow) if config.moves else {}
+    )
     shown = _shown_layers(config, next(iter(sims.values())))
-    coupled = _coupled(config, batch, feedback) if config.moves else {}
     solvers = {
         name: ardyn.solver_named(name, config.step, config.rtol, config.atol)
         for name in config.solver
     }
-    for sim in sims.values():
-        for solver in solvers.values():
+    stepping = {
+        name: each for name, each in solvers.items() if not isinstance(each, ardyn.ClosedForm)
+    }
+    for kind, able in ((sims, solvers), (coupled, stepping)):
+        for sim, solver in itertools.product(kind.values(), able.values()):
             sim.check(solver)
-    stepping = next((each for name, each in solvers.items() if name != "exact"), None)
-    for sim in coupled.values():
-        assert stepping is not None
-        sim.check(stepping)
-    work = len(sims) * len(solvers) + len(solvers) + len(deep) + len(coupled)
-    with tqdm(total=work, desc="convergence", unit="part") as progress:
-        parts = [
-            _relaxations(config, sims, shown, solvers, progress),
+    lost: list[str] = []
+    parts = len(sims) * len(solvers) + len(solvers) + len(deep) + len(coupled) * len(stepping)
+    with tqdm(total=parts, desc="convergence", unit="part") as progress:
+        found = [
+            _relaxations(config, sims, shown, solvers, lost, progress),
             _work_precision(config, sims[config.tau_x[0]], progress),
             _depths(config, deep, inputs[:8], targets[:8], progress),
         ]
         if coupled:
-            parts.append(_moving(config, coupled, stepping, shown, progress))
-    return described(xr.merge(parts, join="exact"), config, images.checksum)
+            followed = moving.follow(coupled, stepping, config.duration, shown, lost, progress)
+            found.append(followed.reindex(solver=list(solvers)))
+    results = xr.merge(found, join="exact").assign(lost=xr.DataArray("; ".join(lost)))
+    return described(results, config, images.checksum)
 
 
 def _network(config: Config, images: data.Data, generator: torch.Generator) -> nn.Module:
@@ -298,9 +312,10 @@ def _relaxations(
     sims: dict[float, ardyn.Relaxation],
     shown: list[str],
     solvers: dict[str, Solver],
+    lost: list[str],
     progress: "tqdm[Never]",
 ) -> xr.Dataset:
-    times, per_tau, lost = _times(config), [], list[str]()
+    times, per_tau = _times(config), []
     for tau, sim in sims.items():
         exact, _ = measures.relax(sim, times, _reference(config, sim))
         goal = choose_reference(sim, config.reference)
@@ -332,7 +347,6 @@ def _relaxations(
         gradient=measures.by_layer(gradients, "neuron"),
         reference=measures.by_layer(goals, "neuron"),
         neuron_number=measures.by_layer(neurons, "neuron"),
-        lost=xr.DataArray("; ".join(lost)),
     )
 
 
@@ -343,41 +357,6 @@ def _work_precision(config: Config, sim: ardyn.Relaxation, progress: "tqdm[Never
         rows.append(measures.work_precision(sim, config.tau_x[0], name, _reference(config, sim)))
         progress.update()
     return xr.concat(rows, pd.Index(config.solver, name="solver"))
-
-
-Cells = dict[tuple[float, float, float], ardyn.Relaxation]
-
-
-def _coupled(config: Config, batch: Any, feedback: Any) -> Cells:
-    """A relaxation for each combination of the slow time constants, at the first tau-x."""
-    model, inputs, targets, loss, rule = batch
-    cells: Cells = {}
-    for tau_w, tau_psi, tau_z in moving.grid(config.tau_w, config.tau_psi, config.tau_z):
-        remembers = bool(config.tau_z)
-        cells[tau_w, tau_psi, tau_z] = ardyn.Relaxation(
-            model,
-            inputs,
-            targets,
-            loss,
-            replace(rule, update_activity="trace") if remembers else rule,
-            tau=config.tau_x[0],
-            feedback=feedback,
-            tau_trace=tau_z if remembers else None,
-            units=config.units,
-            plasticity=moving.plasticity(tau_w, tau_psi),
-        )
-    return cells
-
-
-def _moving(
-    config: Config, cells: Cells, solver: Any, shown: list[str], progress: "tqdm[Never]"
-) -> xr.Dataset:
-    found = {}
-    for taus, sim in cells.items():
-        progress.set_postfix_str(f"moving gradient, tau-w {taus[0]:g}")
-        found[taus] = moving.follow(sim, config.duration, solver, shown, config.tolerance)
-        progress.update()
-    return moving.together(found)
 
 
 def _depths(

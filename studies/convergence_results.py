@@ -41,11 +41,11 @@ _VARIABLES = {
     "tau_psi": ("time constant of the feedback weights; infinite: they stand still", _TIME),
     "tau_z": ("time constant of the activity trace; infinite: frozen", _TIME),
     "record": ("time at which the weights were recorded", _TIME),
-    "moving_error": ("relative error to the gradient g(t) that belongs to the weights", "1"),
-    "bp_error": ("relative error to the backprop gradient of a pass with these weights", "1"),
-    "drift": ("how far that gradient has moved, |g(t) - g(0)| / |g(0)|", "1"),
-    "lag": ("time by which activities lag behind the moving gradient", _TIME),
-    "following_time": ("time after which the moving error stays within tolerance", _TIME),
+    "bp_error": ("relative error to BP(t), backprop after a pass with W(t)", "1"),
+    "bp_lag": ("age of the BP gradient that x(t) is nearest to", _TIME),
+    "bp_drift": ("how far it has moved, |BP(t) - BP(0)| / |BP(0)|", "1"),
+    "g_error": ("relative error to g(t), where x would settle if weights stood still now", "1"),
+    "g_lag": ("age of the g that x(t) is nearest to", _TIME),
     "depth_path": ("units with a leak on the longest path through the network", "1"),
 }
 

@@ -2,102 +2,129 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Never
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 import ardyn
-from ardyn import Plasticity
+from ardyn import Plasticity, Rule
 from ardyn.compare import relative_error
-from ardyn.convergence import crossing_time
+from ardyn.errors import ArdynError
 from studies.measures import by_layer
 
 RECORDS = 60
-"""Times at which weights are kept, and gradients computed from them."""
+"""Times after the start at which weights are kept, and gradients computed from them."""
+Stepping = ardyn.Adaptive | ardyn.Fixed | ardyn.Sweep
 
 
-def grid(
-    tau_w: Sequence[float], tau_psi: Sequence[float], tau_z: Sequence[float]
-) -> list[tuple[float, float, float]]:
-    """Every combination; what isn't given stands still, and the trace is frozen."""
+class Taus(NamedTuple):
+    """Time constants of one coupled relaxation; infinite: what has it stands still."""
+
+    tau_x: float
+    tau_w: float = math.inf
+    tau_psi: float = math.inf
+    tau_z: float = math.inf
+
+    def __str__(self) -> str:
+        taus = {name: tau for name, tau in self._asdict().items() if tau < math.inf}
+        return ", ".join(f"{name.replace('_', '-')} {tau:g}" for name, tau in taus.items())
+
+
+def relaxations(
+    make: Callable[..., ardyn.Relaxation],
+    rule: Rule,
+    tau_x: Sequence[float],
+    tau_w: Sequence[float],
+    tau_psi: Sequence[float],
+    tau_z: Sequence[float],
+) -> dict[Taus, ardyn.Relaxation]:
+    """One for every combination; plasticity is always on, and averaged over the batch."""
     still = (math.inf,)
-    return list(itertools.product(tau_w or still, tau_psi or still, tau_z or still))
+    grid = itertools.product(tau_x, tau_w or still, tau_psi or still, tau_z or still)
+    return {
+        taus: make(
+            rule=replace(rule, update_activity="trace") if tau_z else rule,
+            tau=taus.tau_x,
+            tau_trace=taus.tau_z if tau_z else None,
+            plasticity=Plasticity(taus.tau_w, taus.tau_psi, reduction="mean"),
+        )
+        for taus in itertools.starmap(Taus, grid)
+    }
 
 
 def follow(
-    sim: ardyn.Relaxation,
+    sims: Mapping[Taus, ardyn.Relaxation],
+    solvers: Mapping[str, Stepping],
     duration: float,
-    solver: ardyn.Adaptive | ardyn.Fixed | ardyn.Sweep,
     shown: Sequence[str],
-    tolerance: float,
+    lost: list[str],
+    progress: "tqdm[Never]",
 ) -> xr.Dataset:
-    """How far activities are from the gradient that belongs to the weights of the moment.
+    """``following`` of every combination with every solver; one that fails is NaN, and ``lost``."""
+    found = []
+    for taus, sim in sims.items():
+        for name, solver in solvers.items():
+            progress.set_postfix_str(f"moving gradient, {name}, {taus}")
+            place = {axis: [tau] for axis, tau in taus._asdict().items()} | {"solver": [name]}
+            try:
+                found.append(following(sim, duration, solver, shown).expand_dims(place))
+            except ArdynError as error:
+                lost.append(f"{name} at {taus}: {error}")
+                progress.write(f"warning: {lost[-1]}", file=sys.stderr)
+            progress.update()
+    return xr.merge(found, join="outer", compat="no_conflicts")
+
+
+def following(
+    sim: ardyn.Relaxation, duration: float, solver: Stepping, shown: Sequence[str]
+) -> xr.Dataset:
+    """How far, and how long, activities are behind the gradient of the weights of the moment.
+
+    That is BP(t), the backprop gradient of a feed-forward pass with these weights; and, unless f′
+    moves with x, g(t), where activities would settle if the weights stood still at once.
 
     Returns:
-        "moving_error": ‖x − g(t)‖ / ‖g(t)‖, g(t) being where activities would settle if the weights
-        stood still at once; "bp_error": the same against the backprop gradient of a feed-forward
-        pass with the weights of the moment; "drift": ‖g(t) − g(0)‖ / ‖g(0)‖; [layer, record].
-        "lag": the time δ for which x(t) is nearest to g(t − δ), over the last half, [layer];
-        "following_time": when the moving error stays below the tolerance.
+        "bp_error", ‖x − BP(t)‖ / ‖BP(t)‖; "bp_lag", see ``lag``; "bp_drift", ‖BP(t) − BP(0)‖ /
+        ‖BP(0)‖; "g_error" and "g_lag"; [layer, record].
     """
-    times = torch.linspace(0, duration, RECORDS + 1, dtype=torch.float64)[1:]
-    trajectory = sim.solve(times, solver, weights_every=1)
-    goal, start = sim.equilibria(trajectory), sim.equilibrium or {}
-    backprop = sim.moving_gradients(trajectory)
+    times = torch.linspace(0, duration, RECORDS + 1, dtype=torch.float64)
+    x = sim.solve(times, solver, weights_every=1)
+    goals = {"bp": sim.moving_gradients(x)}
+    if sim.dynamics.is_linear:
+        goals["g"] = sim.equilibria(x)
+    found = {"bp_drift": {u: relative_error(goals["bp"][u], sim.gradients[u]) for u in shown}}
+    for name, goal in goals.items():
+        found[f"{name}_error"] = {u: _error(x[u], goal[u]) for u in shown}
+        found[f"{name}_lag"] = {u: lag(times, x[u], goal[u]) for u in shown}
     return xr.Dataset(
-        {
-            "moving_error": by_layer({u: _error(trajectory[u], goal[u]) for u in shown}, "record"),
-            "bp_error": by_layer({u: _error(trajectory[u], backprop[u]) for u in shown}, "record"),
-            "drift": by_layer({u: relative_error(goal[u], start[u]) for u in shown}, "record"),
-            "lag": by_layer({u: lag(times, trajectory[u], goal[u]) for u in shown}),
-            "following_time": by_layer(
-                {u: crossing_time(times, _error(trajectory[u], goal[u]), tolerance) for u in shown}
-            ),
-        },
+        {name: by_layer(values, "record") for name, values in found.items()},
         {"record": times.numpy()},
     )
 
 
 def lag(times: Tensor, x: Tensor, goal: Tensor) -> Tensor:
-    """δ ≥ 0 with x(t) nearest to g(t − δ), over the last half of the times, []; NaN if g rests.
+    """δ(t) ≥ 0 for which x(t) is nearest to g(t − δ), [time]; NaN where g has not moved yet.
 
-    By interpolation between the records, on a grid of half a percent of the span.
+    Nearest on the straight lines between the recorded g, [time, …], the past ones alone.
     """
-    late = times >= (times[0] + times[-1]) / 2
-    if float((goal[-1] - goal[0]).norm()) <= 1e-9 * float(goal[-1].norm()):
-        return torch.tensor(math.nan, dtype=torch.float64)
-    delays = torch.linspace(0, float(times[-1] - times[0]) / 2, 101, dtype=torch.float64)
-    misses = [float((x[late] - _at(times, goal, times[late] - d)).norm()) for d in delays]
-    return delays[int(np.argmin(misses))]
-
-
-def _at(times: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
-    """Linear interpolation of [time, …]."""
-    after = torch.searchsorted(times, wanted).clamp(1, len(times) - 1)
-    share = ((wanted - times[after - 1]) / (times[after] - times[after - 1])).clamp(0, 1)
-    share = share.to(values).view(-1, *[1] * (values.ndim - 1))
-    return torch.lerp(values[after - 1], values[after], share)
+    x, g, t = x.flatten(1).double(), goal.flatten(1).double(), times.to(goal.device)
+    ways, spans = g[1:] - g[:-1], t[1:] - t[:-1]
+    lengths = (ways**2).sum(1)
+    along = x @ ways.mT - (g[:-1] * ways).sum(1)  # (x(t) − g(s)) · way from s on, [time, way]
+    share = (along / lengths).nan_to_num(0.0).clamp(0, 1)
+    missed = torch.cdist(x, g[:-1]) ** 2 - 2 * share * along + share**2 * lengths
+    missed[t[:, None] <= t[:-1]] = math.inf
+    nearest = missed.argmin(1)
+    delay = t - t[nearest] - share.gather(1, nearest[:, None])[:, 0] * spans[nearest]
+    rests = (g - g[0]).norm(dim=1) <= 1e-9 * g[0].norm()
+    return delay.masked_fill(rests, math.nan)
 
 
 def _error(x: Tensor, goal: Tensor) -> Tensor:
     return torch.stack([(a - g).norm() / g.norm() for a, g in zip(x, goal, strict=True)])
-
-
-def plasticity(tau_w: float, tau_psi: float) -> Plasticity:
-    """Always on, averaged over the batch."""
-    return Plasticity(tau_w, tau_psi, reduction="mean")
-
-
-def together(
-    cells: Mapping[tuple[float, float, float], xr.Dataset],
-) -> xr.Dataset:
-    """All combinations, along tau_w, tau_psi and tau_z."""
-    return xr.combine_by_coords(
-        [
-            each.expand_dims(tau_w=[w], tau_psi=[psi], tau_z=[z])
-            for (w, psi, z), each in cells.items()
-        ]
-    )  # type: ignore[return-value]
