@@ -186,16 +186,14 @@ def moving_gradient(results: xr.Dataset) -> Figure:
                 curve = curve if name.endswith("lag") else _positive(curve)
                 axes.plot(results.record, curve, label=kind, **style.line(look))
             if name.endswith("lag"):
-                axes.set_ylim(bottom=0)
                 _say_if_empty(axes, results[name].sel(layer=layer))
-            else:
-                axes.set_yscale("log")
         row[0].set_ylabel(label)
+        row[0].set(**{"ylim": (0, None)} if name.endswith("lag") else {"yscale": "log"})
     _label_columns(results, panels, _TIME)
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
     figure.suptitle(
         f"Activities follow the gradient of weights that learn: $\\tau$ = {tau:g}, {solver}\n"
-        f"{_G_AND_BP}"
+        f"{_subtitle(results)}"
     )
     return figure
 
@@ -216,9 +214,9 @@ def moving_lag(results: xr.Dataset) -> Figure:
                         results.tau_x, lag, ms=5, mfc="none", **look | {"marker": mark["marker"]}
                     )
             _log_axis(axes, "x")
-            axes.set_ylim(bottom=0)
             _say_if_empty(axes, results[name].sel(layer=layer))
         row[0].set_ylabel(f"lag {labels[name]}\n[same unit as $\\tau$]")
+        row[0].set_ylim(bottom=0)
     _label_columns(results, panels, "time constant $\\tau$\n[your unit of time]")
     lines = [style.handle(kind, **style.line(look)) for kind, look in looks.items()]
     dots = [
@@ -227,7 +225,9 @@ def moving_lag(results: xr.Dataset) -> Figure:
         if results.bp_lag.sel(solver=solver).notnull().any()
     ]
     style.legend_below(figure, [*lines, *dots])
-    figure.suptitle(f"Lag behind a moving gradient, at t = {results.record[-1]:g}\n{_G_AND_BP}")
+    figure.suptitle(
+        f"Lag behind a moving gradient, at t = {results.record[-1]:g}\n{_subtitle(results)}"
+    )
     return figure
 
 
@@ -237,12 +237,17 @@ def _say_if_empty(axes: Axes, lag: xr.DataArray) -> None:
         axes.text(0.5, 0.5, "does not move", transform=axes.transAxes, ha="center", color="0.4")
 
 
-_G_AND_BP = (
-    "$g(t)$: where they would settle if weights stood still now; "
-    "BP$(t)$: backprop after a new forward pass"
-)
 _MOST_CURVES = 6
 """More in one panel could not be told apart."""
+
+
+def _subtitle(results: xr.Dataset) -> str:
+    count = results.sizes["tau_w"] * results.sizes["tau_psi"] * results.sizes["tau_z"]
+    left_out = f"\n{_MOST_CURVES} of {count} combinations" if count > _MOST_CURVES else ""
+    return (
+        f"$g(t)$: where they would settle if weights stood still now; "
+        f"BP$(t)$: backprop after a new forward pass{left_out}"
+    )
 
 
 def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """The look that every figure shares."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,11 +75,16 @@ def handle(name: str, **look: object) -> Line2D:
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for the whole figure, under its panels, in as many columns as fit."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
+    longest = max(len(_as_read(str(handle.get_label()))) for handle in handles)
     # A handle and its gaps take about 0.55 inches, a letter of 8 points about 0.065.
     columns = int(figure.get_figwidth() / (0.55 + 0.065 * longest))
     columns = max(1, min(len(handles), columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _as_read(label: str) -> str:
+    """A label without the marks of its formulas."""
+    return re.sub(r"[{}$_]", "", re.sub(r"\\[a-z]+", "x", label))
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from studies import networks
@@ -90,4 +91,25 @@ def summary(results: xr.Dataset) -> str:
         f"closed form, which may lie beyond it)"
     )
     frame = table.to_dataframe(dim_order=["tau_x", "solver"])
-    return f"{heading}\n{frame.to_string(float_format='{:.4g}'.format)}"
+    text = f"{heading}\n{frame.to_string(float_format='{:.4g}'.format)}"
+    return f"{text}\n{_moving(results)}" if "bp_error" in results else text
+
+
+def _moving(results: xr.Dataset) -> str:
+    """A table: how far, and how long, the lowest layer is behind a gradient that moves."""
+    columns = {
+        "g_error": "error to g",
+        "g_lag": "lag behind g",
+        "bp_error": "error to BP",
+        "bp_lag": "lag behind BP",
+    }
+    columns = {name: heading for name, heading in columns.items() if name in results}
+    last = results.isel(layer=0, record=-1, drop=True)[list(columns)].rename(columns)
+    slow = [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
+    still = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
+    frame = last.isel(still, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
+    return (
+        f"Behind the gradient of weights that learn, at t = {float(results.record[-1]):g}\n"
+        f"(g: where activities would settle if weights stood still now; BP: backprop after a new "
+        f"forward pass)\n{frame.dropna(how='all').to_string(float_format='{:.4g}'.format)}"
+    )
