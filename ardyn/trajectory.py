@@ -151,8 +151,14 @@ class Trajectory:
         return {unit: crossing_time(self.times, e, tolerance) for unit, e in errors.items()}
 
     def to_dataset(self) -> xr.Dataset:
-        """Activities, BP gradients and the equilibrium as a Dataset, one variable each per unit."""
+        """Activities, BP gradients and the equilibrium as a Dataset, one variable each per unit.
+
+        Weights that moved, and ψ, are in it as ``learned`` has them.
+        """
+        learned = self.learned or Learned(self.times)
         kinds: dict[str, tuple[Mapping[str, Tensor], str]] = {
+            "weight": (learned.weights, "parameter {} as it moved"),
+            "feedback": (learned.feedback, "feedback weights ψ of block {} as they moved"),
             "activity": (self.activities, "activity x of unit {}"),
             "trace": (self.traces, "activity trace z of unit {}"),
             "gradient": (self.references.gradients, "backprop gradient ∂L/∂x of unit {}"),
@@ -176,6 +182,8 @@ class Trajectory:
         if self.steady_at is not None:
             steady = self.steady_at.double().cpu().numpy()
             dataset["steady_at"] = ("sample", steady, {"long_name": "time found steady"})
+        if self.learned is not None:
+            dataset["record"] = ("record", learned.times.numpy(), _RECORD_ATTRIBUTES)
         return dataset
 
     @staticmethod
@@ -195,6 +203,13 @@ class Trajectory:
             names = [unit for unit in units if f"{kind}_{unit}" in dataset]
             return {u: _tensor(dataset[f"{kind}_{u}"]) for u in names}
 
+        def all_of(kind: str) -> dict[str, Tensor]:
+            names = [str(each) for each in dataset.data_vars if str(each).startswith(f"{kind}_")]
+            return {name.removeprefix(f"{kind}_"): _tensor(dataset[name]) for name in names}
+
+        learned = None
+        if "record" in dataset.coords:
+            learned = Learned(_tensor(dataset["record"]), all_of("weight"), all_of("feedback"))
         steady_at = dataset.get("steady_at")
         return Trajectory(
             _tensor(dataset["time"]),
@@ -207,6 +222,7 @@ class Trajectory:
             dataset.attrs["solver"],
             traces=read("trace"),
             evaluations=int(dataset.attrs["evaluations"]),
+            learned=learned,
             steady_at=None if steady_at is None else _tensor(steady_at),
         )
 
@@ -240,6 +256,14 @@ class Trajectory:
 
 _SETTINGS = ("rule", "tau", "tau_trace", "loss", "plasticity")
 _TIME_ATTRIBUTES = {"long_name": "time since the feed-forward pass", "units": "unit of tau"}
+_RECORD_ATTRIBUTES = {"long_name": "time at which weights were kept", "units": "unit of tau"}
+_LEADING_AXES = {
+    "activity": ("time", "sample"),
+    "trace": ("time", "sample"),
+    "weight": ("record",),
+    "feedback": ("record",),
+}
+"""Dimensions by kind; of gradients and the equilibrium: the samples."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +285,7 @@ def _tensor(values: xr.DataArray) -> Tensor:
 
 
 def _variable(kind: str, unit: str, x: Tensor, long_name: str) -> xr.Variable:
-    lead = ("time", "sample") if kind in ("activity", "trace") else ("sample",)
-    axes = tuple(f"{unit}_axis{i}" for i in range(x.ndim - len(lead)))
+    lead = _LEADING_AXES.get(kind, ("sample",))
+    owner = f"{kind}_{unit}" if lead == ("record",) else unit
+    axes = tuple(f"{owner}_axis{i}" for i in range(x.ndim - len(lead)))
     return xr.Variable(lead + axes, x.cpu().numpy(), {"long_name": long_name.format(unit)})

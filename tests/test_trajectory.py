@@ -4,9 +4,19 @@ import torch
 import xarray as xr
 
 import ardyn
-from ardyn import Adaptive, ClosedForm, Fixed, InputError, Rule, SteadyState, Sweep, Trajectory
+from ardyn import (
+    Adaptive,
+    ClosedForm,
+    Fixed,
+    InputError,
+    Plasticity,
+    Rule,
+    SteadyState,
+    Sweep,
+    Trajectory,
+)
 from tests.brute_force import Chain
-from tests.problems import assert_same, chain, difference, problem, states
+from tests.problems import assert_same, chain, difference, generator, problem, states
 
 TIMES = [0.0, 1.0, 4.0, 30.0]
 SOLVERS = [ClosedForm(), Fixed("rk4", 0.1), Sweep(0.1), Adaptive("dopri5", per_sample=True)]
@@ -16,6 +26,16 @@ def full() -> Trajectory:
     """One that holds everything a trajectory can hold."""
     sim = problem(batch=3).relaxation(rule=Rule(update_activity="trace"), tau_trace=2.0)
     return sim.solve(TIMES, Fixed("rk4", 0.1), stop=SteadyState(1e-2))
+
+
+def moved() -> Trajectory:
+    """One whose weights and feedback weights learned."""
+    sim = problem(batch=3).relaxation(
+        rule=Rule(feedback="learned"),
+        feedback=ardyn.random_feedback(problem().model, generator=generator()),
+        plasticity=Plasticity(10.0, 20.0),
+    )
+    return sim.solve([1.0, 2.0, 3.0, 4.0], Fixed("rk4", 0.1), weights_every=2)
 
 
 def assert_equal(found: Trajectory, truth: Trajectory) -> None:
@@ -32,6 +52,11 @@ def assert_equal(found: Trajectory, truth: Trajectory) -> None:
     ]:
         assert_same(a, b, 0.0)
         assert {u: x.dtype for u, x in a.items()} == {u: x.dtype for u, x in b.items()}
+    assert (found.learned is None) == (truth.learned is None)
+    if truth.learned is not None and found.learned is not None:
+        assert torch.equal(found.learned.times, truth.learned.times)
+        assert_same(found.learned.weights, truth.learned.weights, 0.0)
+        assert_same(found.learned.feedback, truth.learned.feedback, 0.0)
     if truth.steady_at is None:
         assert found.steady_at is None
     else:
@@ -114,12 +139,13 @@ def test_a_clamped_output_takes_no_memory_over_time():
     "make",
     [
         full,
+        moved,
         lambda: problem().relaxation().solve(TIMES),
         lambda: problem(dtype=torch.float32).relaxation().solve(TIMES, Sweep(0.1)),
         lambda: problem().relaxation(rule=Rule(output="clamped")).solve([2.0]),
         lambda: problem((4, 3)).relaxation().solve(TIMES),
     ],
-    ids=["full", "exact", "float32", "clamped", "one unit"],
+    ids=["full", "moved", "exact", "float32", "clamped", "one unit"],
 )
 def test_a_trajectory_survives_the_dataset_and_the_file(make, tmp_path):
     truth = make()
@@ -180,6 +206,18 @@ def test_every_variable_says_what_it_is():
     assert list(dataset.attrs["unit_names"]) == ["fc1", "fc2", "fc3"]
     assert dataset.attrs["solver"] == repr(Fixed("rk4", 0.1))
     assert dataset.attrs["title"]
+
+
+def test_the_dataset_holds_the_weights_that_moved():
+    found = moved()
+    dataset = found.to_dataset()
+    assert dataset["record"].values.tolist() == [2.0, 4.0]
+    assert found.learned is not None
+    weight = dataset["weight_fc1.weight"].sel(record=2.0)
+    assert difference(weight.values, found.learned.weights["fc1.weight"][0]) == 0
+    assert len(found.learned.feedback) > 0
+    for block, psi in found.learned.feedback.items():
+        assert difference(dataset[f"feedback_{block}"].values, psi) == 0
 
 
 def test_the_dataset_holds_the_numbers():
