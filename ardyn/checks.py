@@ -18,7 +18,7 @@ from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.layers import Conv, PerMember, Weighted, identity
 from ardyn.network import Network
-from ardyn.plasticity import Plasticity, check_time_constant
+from ardyn.plasticity import Plasticity, check_time_constant, check_window_within
 from ardyn.rule import Rule, first_match
 from ardyn.sweep import Sweep
 
@@ -244,12 +244,8 @@ def check_plasticity(
             f"a step of {step:g} is longer than the weights' time constant {fastest:g}; use a step "
             f"below it, or slower weights"
         )
-    start, stop = plasticity.window
-    if end is not None and (start >= end or end * (1 + 1e-9) < stop < math.inf):
-        raise InputError(
-            f"the window of plasticity {start:g} … {stop:g} must lie in the relaxation, 0 … "
-            f"{end:g}; relax longer, or move it"
-        )
+    if end is not None:
+        check_window_within(plasticity.window, end)
     check_untied(dynamics.trace.parameters)
     for block in dynamics.trace.network.blocks:
         if block.layer.learns and not isinstance(block.layer, Weighted):

@@ -161,8 +161,9 @@ class Solver(Protocol):
     def solve(self, system: Coupled, times: Tensor) -> Solution: ...
 
 
-AT_ONCE = 2**22
-"""Numbers that one call of a solver records at most, beyond a single state: 16 MB in float32."""
+AT_ONCE = 2**21
+"""Numbers that one call of a solver records at most, beyond a single state; torchdiffeq holds them
+twice, which is 16 MB in float32."""
 HELD = Plasticity()
 
 

@@ -65,6 +65,16 @@ def check_window(window: object) -> None:
         )
 
 
+def check_window_within(window: tuple[float, float], end: float) -> None:
+    """Raise InputError for a window of plasticity that reaches beyond the relaxation, 0 … end."""
+    start, stop = window
+    if start >= end or end * (1 + 1e-9) < stop < math.inf:
+        raise InputError(
+            f"the window of plasticity {start:g} … {stop:g} must lie in the relaxation, 0 … "
+            f"{end:g}; relax longer, or move it"
+        )
+
+
 def check_time_constant(what: str, tau: float) -> None:
     """Raise InputError unless τ is positive; it may be infinite."""
     if not isinstance(tau, int | float) or not tau > 0:

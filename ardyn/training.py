@@ -14,7 +14,7 @@ from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
 from ardyn.loss import Loss, loss_function
 from ardyn.network import Units
-from ardyn.plasticity import Plasticity
+from ardyn.plasticity import Plasticity, check_window_within
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
 
@@ -140,6 +140,8 @@ class Learner:
             )
         if self.plasticity is not None and self.method == "bp":
             raise InputError("backprop has no plasticity in time; pass an optimiser instead")
+        if self.plasticity is not None:
+            check_window_within(self.plasticity.window, self.duration)
         self._check_optimiser()
 
     def _check_optimiser(self) -> None:
