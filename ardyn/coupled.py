@@ -155,7 +155,7 @@ class Learned:
     """By block, [record, n_l, n_{l+1}]."""
 
 
-class Solver(Protocol):
+class Stepper(Protocol):
     """Adaptive, Fixed or Sweep."""
 
     def solve(self, system: Coupled, times: Tensor) -> Solution: ...
@@ -168,7 +168,7 @@ HELD = Plasticity()
 
 
 def relax_coupled(
-    dynamics: Dynamics, plasticity: Plasticity, times: Tensor, solver: Solver, every: int = 0
+    dynamics: Dynamics, plasticity: Plasticity, times: Tensor, solver: Stepper, every: int = 0
 ) -> tuple[Solution, Learned]:
     """Relax while weights move within their window; where it opens or closes, a step ends.
 

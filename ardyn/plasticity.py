@@ -14,7 +14,10 @@ Reduction = Literal["sum", "mean"]
 
 @dataclass(frozen=True)
 class Plasticity:
-    """Weights and feedback weights that move while the activities relax; an infinite τ holds still.
+    """Weights and feedback weights that move while the activities relax (Eq. 2 and 3 in time).
+
+    τ_W dW/dt = −∂𝓛/∂W − λ_W W, likewise b; τ_ψ dψ/dt = −(∂𝓛/∂W)ᵀ − λ_ψ ψ. What has an
+    infinite τ holds still.
 
     Args:
         tau_weights: τ_W of weights and biases, in the unit of the activities' τ.

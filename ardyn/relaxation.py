@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ardyn import moving
 from ardyn.blocks import named_parameters, trace_network
 from ardyn.checks import (
     as_inputs,
@@ -31,7 +32,7 @@ from ardyn.checks import (
 from ardyn.closed_form import ClosedForm, check_linear
 from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
-from ardyn.coupled import Coupled, Learned, relax_coupled
+from ardyn.coupled import Learned, relax_coupled
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
 from ardyn.gradients import parameter_gradients
@@ -43,7 +44,6 @@ from ardyn.plasticity import Plasticity, check_window
 from ardyn.quasi_static import integrated_gradients
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
-from ardyn.state import State
 from ardyn.sweep import Sweep
 from ardyn.trace import Trace, feed_forward
 from ardyn.trajectory import Trajectory, choose_reference
@@ -326,14 +326,9 @@ class Relaxation:
         """
         plasticity, learned = self._moved(trajectory)
         check_linear(self.dynamics)
-        system = Coupled.of(self.dynamics, plasticity, self.dynamics.initial())
-        found = []
         with torch.no_grad():
-            for i in range(len(learned.times)):
-                weights = {name: W[i] for name, W in learned.weights.items()}
-                feedback = {block: psi[i] for block, psi in learned.feedback.items()}
-                found.append(system.at(State({}, {}, weights, feedback)).equilibrium())
-        return {unit: torch.stack([each[unit] for each in found]) for unit in self.network.units}
+            found = moving.equilibria(self.dynamics, plasticity, learned)
+        return {unit: found[unit] for unit in self.network.units}
 
     def moving_gradients(self, trajectory: Trajectory) -> dict[str, Tensor]:
         """∂𝓛/∂x̄ of every unit at each record of the weights, by autograd.
@@ -347,13 +342,10 @@ class Relaxation:
             InputError: weights that did not move.
         """
         _, learned = self._moved(trajectory)
-        model, loss, found = copy.deepcopy(self.model), loss_function(self.loss), []
-        for i in range(len(learned.times)):
-            with torch.no_grad():
-                for name, W in learned.weights.items():
-                    model.get_parameter(name).copy_(W[i])
-            found.append(bp_gradients(model, self.network, self.inputs, self.targets, loss)[0])
-        return {unit: torch.stack([each[unit] for each in found]) for unit in self.network.units}
+        loss = loss_function(self.loss)
+        return moving.backprop_gradients(
+            self.model, self.network, self.inputs, self.targets, loss, learned
+        )
 
     def _moved(self, trajectory: Trajectory) -> tuple[Plasticity, Learned]:
         if self.plasticity is None or trajectory.learned is None:

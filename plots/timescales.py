@@ -38,32 +38,25 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
 
 
 def one_stimulus(results: xr.Dataset) -> Figure:
-    """The weight change of one stimulus against the backprop step, with the quasi-static limit."""
-    columns = results.tau_psi.values
-    figure, panels = plt.subplots(
-        2,
-        len(columns),
-        figsize=(max(2.2 * len(columns) + 1, 5), 5),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-    )
+    """The weight change of one stimulus against the backprop step, with the quasi-static limit.
+
+    Where ψ learns, activities see ψ and never W: τ_W only scales the change, and τ_ψ shapes it.
+    """
+    axis, label = "tau_w", "$\\tau_W / \\tau$"
+    if _learns_feedback(results):
+        axis, label = "tau_psi", "$\\tau_\\psi / \\tau$, for any $\\tau_W$"
+    here = results.isel({"tau_psi": -1, "tau_w": -1} | {axis: slice(None)})
     rows = {"cosine": "cosine to the BP step", "norm_ratio": "norm over that of\nthe BP step"}
     looks = style.of(results.window.values.tolist())
-    for row, (name, label) in zip(panels, rows.items(), strict=True):
-        row[0].set_ylabel(label)
-        for tau_psi, axes in zip(columns, row, strict=True):
-            for share, look in looks.items():
-                here = results.sel(window=share, tau_psi=tau_psi)
-                (line,) = axes.plot(here.tau_w, here[name], ms=4)
-                line.set(**look)
-                quasi = here[f"quasi_static_{name}"]
-                axes.plot(here.tau_w, quasi, color=look["color"], **PREDICTED)
-            axes.set_xscale("log")
-    for tau_psi, top, bottom in zip(columns, panels[0], panels[1], strict=True):
-        bottom.set(yscale="log", xlabel="$\\tau_W / \\tau$")
-        if _learns_feedback(results):
-            top.set_title(f"$\\tau_\\psi / \\tau$ = {_short(tau_psi)}")
+    figure, panels = plt.subplots(len(rows), 1, figsize=(5, 5), sharex=True)
+    for axes, (name, y_label) in zip(panels, rows.items(), strict=True):
+        for share, look in looks.items():
+            (line,) = axes.plot(here[axis], here[name].sel(window=share), ms=4)
+            line.set(**look)
+            quasi = here[f"quasi_static_{name}"].sel(window=share)
+            axes.plot(here[axis], quasi, color=look["color"], **PREDICTED)
+        axes.set(xscale="log", ylabel=y_label)
+    panels[-1].set(yscale="log", xlabel=label)
     handles = [style.handle(f"plastic from {share:g} T", **look) for share, look in looks.items()]
     limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
@@ -158,7 +151,7 @@ def _map(axes: Axes, values: xr.DataArray, scale: Scale) -> QuadMesh:
 
 
 def _in_a_cell(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}" if abs(value) >= 0.01 else "0"
 
 
 def _learns_feedback(results: xr.Dataset) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
@@ -48,7 +49,8 @@ class Options:
     """Where a run reads and writes, and how."""
 
     config: Path | None = None
-    """Start from this config.json, which an earlier run wrote; other flags override it."""
+    """Start from the configuration of an earlier run, its folder or config.json; other flags
+    override it."""
     out: Path = Path("runs")
     """Folder of the runs; this one goes to OUT/<study>/<hash of its configuration>/."""
     overwrite: bool = False
@@ -86,15 +88,35 @@ def main(
             print(f"Already computed, {made}; --overwrite computes it again.\n{folder.path}")
         else:
             folder.prepare(overwrite=options.overwrite, resume=options.resume)
-            start = time.perf_counter()
-            results = run(config, images, folder)
-            folder.store(config, results, manifest(config, results, time.perf_counter() - start))
+            _compute(config, options, images, folder, run)
         results = finished.stored(folder.path, study)
         print(summary(results))
         if options.plot:
             draw(results, folder.path)
         folder.close()
         print(f"Results and figures: {folder.path}")
+
+
+def _compute(
+    config: Config,
+    options: Options,
+    images: Loaded,
+    folder: RunFolder,
+    run: Callable[[Config, Loaded, RunFolder], xr.Dataset],
+) -> None:
+    """Run the study and store its results; says how to go on if it is stopped on its way."""
+    is_resumed = folder.was_stopped
+    if options.resume and not is_resumed:
+        print("Nothing to resume: this run has no checkpoints, and starts at its beginning.")
+    start = time.perf_counter()
+    try:
+        results = run(config, images, folder)
+    except KeyboardInterrupt:
+        how = "go on with --resume" if folder.was_stopped else "nothing is kept"
+        print(f"\nstopped; {how}", file=sys.stderr)
+        raise
+    seconds = time.perf_counter() - start
+    folder.store(config, results, manifest(config, results, seconds, is_resumed))
 
 
 def training_set(config: Settings, data_dir: Path | None) -> data.Data:

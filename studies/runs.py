@@ -29,11 +29,12 @@ _LIBRARIES = ("ardyn", "torch", "torchdiffeq", "numpy", "scipy", "xarray")
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
-    """A configuration that an earlier run wrote.
+    """A configuration that an earlier run wrote; ``path`` is the file, or the folder of the run.
 
     Raises:
         InputError: a file that cannot be read, or of another study.
     """
+    path = path / "config.json" if path.is_dir() else path
     try:
         return _CONVERTER.structure(json.loads(path.read_text()), kind)
     except (OSError, ValueError, AttributeError) as error:
@@ -99,6 +100,11 @@ class RunFolder:
             )
         return f"finished {finished}" + (f" by commit {commit}" if commit else "")
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it holds checkpoints to go on from."""
+        return any((self.path / "checkpoints").glob("*"))
+
     def prepare(self, overwrite: bool, resume: bool) -> None:
         """Make way for a run.
 
@@ -109,10 +115,9 @@ class RunFolder:
         if overwrite and resume:
             raise InputError("--resume goes on and --overwrite starts over; pass one of them")
         self._check_writable()
-        checkpoints = self.path / "checkpoints"
         if overwrite:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        elif checkpoints.exists() and not resume:
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        elif self.was_stopped and not resume:
             raise InputError(
                 f"{self.path} holds checkpoints of this run, which was stopped; go on from them "
                 f"with --resume, or start over with --overwrite"
@@ -160,8 +165,12 @@ class RunFolder:
         part.replace(self.path / name)
 
 
-def manifest(config: Any, results: xr.Dataset, seconds: float) -> dict[str, Any]:
-    """Everything needed to know what made some results."""
+def manifest(config: Any, results: xr.Dataset, seconds: float, is_resumed: bool) -> dict[str, Any]:
+    """Everything needed to know what made some results.
+
+    Args:
+        seconds: wall time; of a resumed run, since it was resumed.
+    """
     device = torch.device(config.device)
     is_cuda = device.type == "cuda"
     return {
@@ -176,6 +185,7 @@ def manifest(config: Any, results: xr.Dataset, seconds: float) -> dict[str, Any]
         "seeds": list(config.seeds) if hasattr(config, "seeds") else [config.seed],
         "data_checksum": results.attrs["data_checksum"],
         "wall_time_seconds": round(seconds, 3),
+        "resumed": is_resumed,
     }
 
 

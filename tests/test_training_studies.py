@@ -79,6 +79,13 @@ def numbers(folder: Path) -> xr.Dataset:
     return xr.load_dataset(found, engine="h5netcdf").drop_attrs()
 
 
+def manifest_of(out: Path) -> dict[str, Any]:
+    """What made the only run."""
+    (found,) = out.glob("*/*/manifest.json")
+    manifest: dict[str, Any] = json.loads(found.read_text())
+    return manifest
+
+
 def test_the_frozen_pass_study_tells_the_conditions_apart(digits, tmp_path):
     quick = replace(SMALL, nonlinear_scheme="sweep", nonlinear_step=1.0)
     config = replace(quick, hidden=(30, 20), epochs=12, batch_size=8)
@@ -241,6 +248,39 @@ def test_a_run_that_was_stopped_is_not_started_over_unasked(study, tmp_path):
     assert status == 2
     assert "go on from them with --resume, or start over with --overwrite" in told
     assert study("frozen_pass", *flags, "--resume", out=tmp_path)[0] == 0
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on_and_says_later_that_it_did(
+    study, tmp_path, monkeypatch
+):
+    flags = [*FLAGS, "--conditions", "ar", "--no-plot"]
+    status, told = study("frozen_pass", *flags, "--resume", "--epochs", 1, out=tmp_path)
+    assert (status, "Nothing to resume: this run has no checkpoints" in told) == (0, True)
+    assert not manifest_of(tmp_path)["resumed"]
+
+    save = Checkpoints.save
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def save_and_be_interrupted(*state: Any) -> None:
+        save(*state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", interrupted)
+        status, told = study("frozen_pass", *flags, out=tmp_path / "long")
+        assert (status, "stopped; nothing is kept" in told) == (130, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_be_interrupted)
+        status, told = study("frozen_pass", *flags, out=tmp_path / "long")
+        assert (status, "stopped; go on with --resume" in told) == (130, True)
+    status, told = study("frozen_pass", *flags, "--resume", out=tmp_path / "long")
+    assert (status, "Nothing to resume" in told) == (0, False)
+    assert manifest_of(tmp_path / "long")["resumed"]
+    (folder,) = (tmp_path / "long").glob("*/*")
+    status, told = study("frozen_pass", "--config", folder, out=tmp_path / "long")
+    assert (status, "Already computed" in told) == (0, True)
 
 
 def test_a_learning_rate_that_diverges_says_when_and_keeps_the_checkpoint(digits, tmp_path):

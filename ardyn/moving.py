@@ -1,0 +1,54 @@
+"""Gradients that move with weights that learned during a relaxation, at each record of them."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ardyn.compare import bp_gradients
+from ardyn.coupled import Coupled, Learned
+from ardyn.dynamics import Dynamics
+from ardyn.loss import LossFunction
+from ardyn.network import Network
+from ardyn.plasticity import Plasticity
+from ardyn.state import State
+
+
+def equilibria(dynamics: Dynamics, plasticity: Plasticity, learned: Learned) -> dict[str, Tensor]:
+    """g(t): where activities would settle if the weights stood still from each record on.
+
+    x̄ and f′ are those of the feed-forward pass at t = 0. {unit: [record, batch, …]}.
+    """
+    system = Coupled.of(dynamics, plasticity, dynamics.initial())
+    found = [system.at(weights).equilibrium() for weights in _records(learned)]
+    return {unit: torch.stack([each[unit] for each in found]) for unit in found[0]}
+
+
+def backprop_gradients(
+    model: nn.Module,
+    network: Network,
+    inputs: Sequence[Tensor],
+    targets: Any,
+    loss: LossFunction,
+    learned: Learned,
+) -> dict[str, Tensor]:
+    """BP(t): ∂𝓛/∂x̄ after a feed-forward pass with the weights of each record, by autograd.
+
+    {unit: [record, batch, …]}.
+    """
+    model, found = copy.deepcopy(model), []
+    for record in _records(learned):
+        with torch.no_grad():
+            for name, W in record.weights.items():
+                model.get_parameter(name).copy_(W)
+        found.append(bp_gradients(model, network, inputs, targets, loss)[0])
+    return {unit: torch.stack([each[unit] for each in found]) for unit in network.units}
+
+
+def _records(learned: Learned) -> Iterator[State]:
+    """Weights and feedback weights, one record after another."""
+    for i in range(len(learned.times)):
+        weights = {name: W[i] for name, W in learned.weights.items()}
+        yield State({}, {}, weights, {block: psi[i] for block, psi in learned.feedback.items()})
