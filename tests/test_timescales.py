@@ -82,7 +82,7 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
     }
     for name in ("cosine", "norm_ratio"):  # activities see ψ, and never W
         np.testing.assert_allclose(found[name].isel(tau_w=0), found[name].isel(tau_w=1), rtol=1e-6)
-    assert (np.ptp(found.cosine, axis=1) > 1e-3).all()
+    assert (np.ptp(found.cosine.values, axis=1) > 1e-3).all()
     angle = found.angle.sel(window=0.9)
     slow, fast = (float(angle.sel(tau_w=10.0, tau_psi=t)) for t in (1000.0, 10.0))
     assert 80 < slow < 100
