@@ -30,6 +30,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.relaxation $(ARGS)
 	$(BIN)/python -m benchmarks.graphs $(ARGS)
 	$(BIN)/python -m benchmarks.training $(ARGS)
+	$(BIN)/python -m benchmarks.coupled $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

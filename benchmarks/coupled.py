@@ -1,0 +1,71 @@
+"""Speed of moving weights in the paper's MLP at batch 64 in float32, as ratios in one process.
+
+The unit of account is the bare arithmetic: three products (v ⊙ f′) W that send back, and the four
+products (v ⊙ f′)ᵀ x̄ that change the weights; and what torchdiffeq itself does with such a state.
+"""
+
+import torch
+import torchdiffeq
+
+import ardyn
+from ardyn.coupled import Coupled
+from benchmarks.timing import Cases, Row, main
+
+ROWS = (
+    Row("coupled right-hand side", "bare arithmetic", at_most=2),
+    Row("coupled right-hand side", "right-hand side of the activities"),
+    Row("30 coupled steps, euler", "torchdiffeq, 30 steps of y′ = −y, euler"),
+    Row("30 coupled steps, rk4", "torchdiffeq, 30 steps of y′ = −y, rk4"),
+)
+
+
+def _cases(device: str) -> Cases:
+    generator = torch.Generator().manual_seed(0)
+    model = ardyn.mlp([784, 300, 300, 100, 10], generator=generator).to(device)
+    inputs = torch.rand(64, 784, generator=generator).to(device)
+    targets = torch.rand(64, 10, generator=generator).to(device)
+    plasticity = ardyn.Plasticity(1e3, reduction="mean")
+    sim = ardyn.Relaxation(model, inputs, targets, plasticity=plasticity)
+    dynamics = sim.dynamics
+    coupled = Coupled.of(dynamics, plasticity, dynamics.initial())
+    state, fast = coupled.initial(), dynamics.initial()
+    trace = dynamics.trace
+    weights = [trace.parameters[f"fc{i}.weight"].clone() for i in (1, 2, 3, 4)]
+    slopes = [trace.derivative[f"fc{i}"] for i in (1, 2, 3)]
+    below = [inputs, *(trace.activity[f"fc{i}"] for i in (1, 2, 3))]
+
+    def bare() -> None:
+        x = [state.activity[f"fc{i}"] for i in (1, 2, 3, 4)]
+        local = [v * f for v, f in zip(x, slopes, strict=False)] + [x[3]]
+        for v, W in zip(local[1:], weights[1:], strict=True):
+            v @ W
+        for v, x_below in zip(local, below, strict=True):
+            v.T @ x_below
+
+    def leaks(method: str) -> object:
+        """30 steps of y′ = −y, for a state of that size."""
+        return torchdiffeq.odeint(
+            lambda t, y: tuple(-x for x in y),
+            state.tensors(),
+            torch.tensor([0.0, 3.0]),
+            method=method,
+            options={"step_size": 0.1},
+        )
+
+    @torch.no_grad()
+    def quietly(system: object, at: object) -> object:
+        return system(0.0, at)  # type: ignore[operator]
+
+    return {
+        "bare arithmetic": bare,
+        "coupled right-hand side": lambda: quietly(coupled, state),
+        "right-hand side of the activities": lambda: quietly(dynamics, fast),
+        "30 coupled steps, euler": lambda: sim.solve([3.0], ardyn.Fixed("euler", 0.1)),
+        "torchdiffeq, 30 steps of y′ = −y, euler": lambda: leaks("euler"),
+        "30 coupled steps, rk4": lambda: sim.solve([3.0], ardyn.Fixed("rk4", 0.1)),
+        "torchdiffeq, 30 steps of y′ = −y, rk4": lambda: leaks("rk4"),
+    }
+
+
+if __name__ == "__main__":
+    main("coupled", "Moving weights of 784-300-300-100-10, batch 64, float32", ROWS, _cases)
