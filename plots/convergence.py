@@ -120,7 +120,7 @@ def work_precision(results: xr.Dataset) -> Figure:
 def depth(results: xr.Dataset) -> Figure:
     """Convergence time of the lowest layer against depth, with the law."""
     figure, axes = plt.subplots(figsize=(4.8, 3.6))
-    law = "chain as long as the longest path: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance"
+    law = "chain of $k$ units, the longest path: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance"
     measured = "zero start, output clamped (dopri5)"
     default = "feed-forward start, output relaxing (closed form)"
     axes.plot(results.depth, results.depth_law, "k-", label=law)
