@@ -19,6 +19,7 @@ from ardyn import (
     Sweep,
 )
 from ardyn import coupled as coupled_module
+from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS
 from tests.brute_force import Chain
 from tests.problems import array, assert_same, difference, feedback_of, generator, problem, states
 
@@ -90,14 +91,19 @@ def test_the_coupled_system_is_that_of_scipy(rule, reduction, window, decays):
 
 
 @pytest.mark.parametrize(
-    "solver", [Fixed("euler", 0.001), Fixed("rk4", 0.1), Sweep(0.001)], ids=str
+    ("solver", "tolerance"),
+    [
+        *((Fixed(method, 0.02), 4e-2 if method == "euler" else 1e-3) for method in FIXED_METHODS),
+        *((Adaptive(method, 1e-5, 1e-7), 1e-3) for method in ADAPTIVE_METHODS),
+        (Sweep(0.01), 2e-2),
+    ],
+    ids=str,
 )
-def test_every_solver_integrates_the_weights(solver):
+def test_every_solver_integrates_the_weights(solver, tolerance):
     sim = problem().relaxation(plasticity=Plasticity(5.0))
     truth, found = (sim.solve(TIMES, each).learned for each in (TIGHT, solver))
     assert truth is not None
     assert found is not None
-    tolerance = 1e-5 if solver == Fixed("rk4", 0.1) else 5e-3
     assert_same(found.weights, truth.weights, tolerance)
 
 
