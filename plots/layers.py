@@ -1,0 +1,50 @@
+"""Figures with a column of panels for every layer, and the axes that they share."""
+
+from collections.abc import Sized
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+Panels = np.ndarray[Any, Any]
+TIME = "time [same unit as $\\tau$]"
+
+
+def panels(
+    results: xr.Dataset, rows: Sized, share_y: Literal["none", "row", "all"] = "none"
+) -> tuple[Figure, Panels]:
+    """A column per layer."""
+    columns = results.sizes["layer"]
+    return plt.subplots(
+        len(rows),
+        columns,
+        figsize=(max(1.9 * columns + 0.8, 4.8), 1.6 * len(rows) + 1.5),
+        sharex=True,
+        sharey=share_y,
+        squeeze=False,
+    )
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5, 10, …"""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def label_columns(results: xr.Dataset, panels: Panels, x_label: str) -> None:
+    """The layer's name above each column, and what is on the horizontal axis below."""
+    for layer, top, bottom in zip(results.layer.values, panels[0], panels[-1], strict=True):
+        top.set_title(f"layer {layer}")
+        bottom.set_xlabel(x_label)
+
+
+def positive(values: xr.DataArray) -> xr.DataArray:
+    """Zeros left out, as a logarithmic axis has no place for them."""
+    return values.where(values > 0)
