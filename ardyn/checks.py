@@ -18,7 +18,12 @@ from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
 from ardyn.layers import Conv, PerMember, Weighted, identity
 from ardyn.network import Network
-from ardyn.plasticity import Plasticity, check_time_constant, check_window_within
+from ardyn.plasticity import (
+    Plasticity,
+    check_is_plasticity,
+    check_time_constant,
+    check_window_within,
+)
 from ardyn.rule import Rule, first_match
 from ardyn.sweep import Sweep
 
@@ -258,10 +263,7 @@ def check_plasticity(
 
 def check_moves(plasticity: Plasticity, dynamics: Dynamics) -> None:
     """Raise InputError for what is not plasticity, or a τ_ψ where no ψ learns."""
-    if not isinstance(plasticity, Plasticity):
-        raise InputError(
-            f"plasticity must be a Plasticity, got {plasticity!r}; pass Plasticity(1000.0)"
-        )
+    check_is_plasticity(plasticity)
     learns = any(rule.feedback == "learned" for rule in dynamics.rules.values())
     if plasticity.tau_feedback < math.inf and not learns:
         raise InputError(
@@ -272,6 +274,11 @@ def check_moves(plasticity: Plasticity, dynamics: Dynamics) -> None:
         raise InputError(
             f"weight_decay = {plasticity.weight_decay:g} means nothing to weights that stand "
             f"still; drop it, or give tau_weights"
+        )
+    if plasticity.feedback_decay and plasticity.tau_feedback == math.inf:
+        raise InputError(
+            f"feedback_decay = {plasticity.feedback_decay:g} means nothing to feedback weights "
+            f"that stand still; drop it, or give tau_feedback"
         )
 
 

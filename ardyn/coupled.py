@@ -18,7 +18,7 @@ from torch import Tensor
 from ardyn.dynamics import Dynamics
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
 from ardyn.layers import PerMember
-from ardyn.plasticity import Plasticity, learn
+from ardyn.plasticity import ROUNDING, Plasticity, learn
 from ardyn.solve import Solution
 from ardyn.state import State
 
@@ -211,10 +211,11 @@ def _pieces(
 ) -> Iterator[tuple[float, list[float]]]:
     """Where each call of the solver ends, and the times that it records.
 
-    A solver of constant step is stopped on its grid, so that what is recorded changes no step.
+    A solver of constant step is stopped on its grid, so that what is recorded changes no step;
+    only Adams' methods, which remember earlier steps, start anew with each piece.
     """
     at: list[float] = times.tolist()
-    edges = sorted(edge for edge in plasticity.window if 0 < edge < at[-1])
+    edges = sorted(edge for edge in plasticity.window if 0 < edge < at[-1] * (1 - ROUNDING))
     for before, edge in itertools.pairwise([-1.0, *edges, at[-1]]):
         left, start = [t for t in at if before < t <= edge], max(before, 0.0)
         while len(left) > most:

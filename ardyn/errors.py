@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Real
+from typing import TypeGuard
 
 
 class ArdynError(Exception):
@@ -28,9 +29,14 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
     raise InputError(f"unknown {what} {value!r}: {hint}choose one of {', '.join(names)}")
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, Python's or NumPy's; True is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_positive(what: str, value: float, such_as: float = 1) -> None:
     """Raise InputError unless ``value`` is a positive, finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         raise InputError(f"{what} must be a number, got {value!r}; pass one such as {such_as:g}")
     if not (math.isfinite(value) and value > 0):
         raise InputError(

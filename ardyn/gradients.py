@@ -56,7 +56,7 @@ def feedback_gradients(
 ) -> dict[str, Tensor]:
     """Eq. 3, {block: gradient of its learned ψ}: the transpose of what the block's weights get."""
     return {
-        block: layer.matrix(changes[block][layer.weight]).mT.clone()
+        block: layer.matrix(changes[block][layer.weight]).mT
         for block in dynamics.feedback
         if dynamics.rules[block].feedback == "learned"
         and isinstance(layer := dynamics.trace.network.block[block].layer, Weighted)

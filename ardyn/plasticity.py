@@ -6,10 +6,12 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from ardyn.errors import InputError, check_choice
+from ardyn.errors import InputError, check_choice, is_number
 from ardyn.layers import LocalLayer, Parameters, scale
 
 Reduction = Literal["sum", "mean"]
+ROUNDING = 1e-9
+"""Times that differ by this share of the relaxation are the same."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,25 @@ class Plasticity:
             check_time_constant(name, getattr(self, name))
         for name in ("weight_decay", "feedback_decay"):
             decay = getattr(self, name)
-            if not isinstance(decay, int | float) or not 0 <= decay < math.inf:
+            if not is_number(decay) or not 0 <= decay < math.inf:
                 raise InputError(
-                    f"{name} must be finite and not below zero, got {getattr(self, name)}; pass "
-                    f"such as 0.0"
+                    f"{name} must be finite and not below zero, got {decay}; pass such as 0.0"
                 )
         check_window(self.window)
+
+
+def check_is_plasticity(plasticity: object) -> None:
+    """Raise InputError unless it is one."""
+    if not isinstance(plasticity, Plasticity):
+        raise InputError(
+            f"plasticity must be a Plasticity, got {plasticity!r}; pass Plasticity(1000.0)"
+        )
 
 
 def check_window(window: object) -> None:
     """Raise InputError unless it is a pair of times, the second after the first."""
     pair = window if isinstance(window, tuple | list) and len(window) == 2 else (math.nan,) * 2
-    start, end = (t if isinstance(t, int | float) else math.nan for t in pair)
+    start, end = (t if is_number(t) else math.nan for t in pair)
     if not 0 <= start < end:
         raise InputError(
             f"the window of plasticity must begin at 0 or later and end after it begins, got "
@@ -71,7 +80,7 @@ def check_window(window: object) -> None:
 def check_window_within(window: tuple[float, float], end: float) -> None:
     """Raise InputError for a window of plasticity that reaches beyond the relaxation, 0 … end."""
     start, stop = window
-    if start >= end or end * (1 + 1e-9) < stop < math.inf:
+    if start >= end * (1 - ROUNDING) or end * (1 + ROUNDING) < stop < math.inf:
         raise InputError(
             f"the window of plasticity {start:g} … {stop:g} must lie in the relaxation, 0 … "
             f"{end:g}; relax longer, or move it"
@@ -80,7 +89,7 @@ def check_window_within(window: tuple[float, float], end: float) -> None:
 
 def check_time_constant(what: str, tau: float) -> None:
     """Raise InputError unless τ is positive; it may be infinite."""
-    if not isinstance(tau, int | float) or not tau > 0:
+    if not is_number(tau) or not tau > 0:
         raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")
 
 

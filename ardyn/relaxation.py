@@ -219,6 +219,12 @@ class Relaxation:
             raise InputError(
                 f"weights_every must be a whole number, 0 or more, got {weights_every!r}; use 1"
             )
+        moves = self.plasticity is not None and self.plasticity.moves
+        if weights_every and not moves:
+            raise InputError(
+                f"weights_every = {weights_every} means nothing to weights that stand still; drop "
+                f"it, or make the Relaxation with plasticity"
+            )
         self.check(solver, stop, float(t[-1]))
         if self.plasticity is not None and self.plasticity.moves:
             assert not isinstance(solver, ClosedForm)
@@ -348,9 +354,21 @@ class Relaxation:
         )
 
     def _moved(self, trajectory: Trajectory) -> tuple[Plasticity, Learned]:
-        if self.plasticity is None or trajectory.learned is None:
+        self._check_unchanged()
+        learned = trajectory.learned
+        if self.plasticity is None or learned is None:
             raise InputError("the weights stood still; read equilibrium, or gradients")
-        return self.plasticity, trajectory.learned
+        own = {n: W.shape for n, W in self._parameters.items()}
+        own |= {f"ψ of {block}": psi.shape for block, psi in self.dynamics.feedback.items()}
+        found = {n: W.shape[1:] for n, W in learned.weights.items()}
+        found |= {f"ψ of {block}": psi.shape[1:] for block, psi in learned.feedback.items()}
+        for name, shape in found.items():
+            if own.get(name) != shape:
+                raise InputError(
+                    f"the trajectory holds {name} of shape {list(shape)}, which this network has "
+                    f"not; pass a trajectory of this Relaxation"
+                )
+        return self.plasticity, learned
 
     def __repr__(self) -> str:
         activity = self.dynamics.trace.activity

@@ -14,7 +14,7 @@ from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
 from ardyn.loss import Loss, loss_function
 from ardyn.network import Units
-from ardyn.plasticity import Plasticity, check_window_within
+from ardyn.plasticity import Plasticity, check_is_plasticity, check_window_within
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
 
@@ -73,7 +73,7 @@ def _relax_and_accumulate(
     for name, parameter in learning.items():
         _accumulate(parameter, gradients[name])
     for block, gradient in learned.items():
-        _accumulate(feedback[block], gradient)
+        _accumulate(feedback[block], gradient.clone())  # a view of the weights' own gradient
 
 
 def backprop(model: nn.Module, inputs: Tensor, targets: Any, loss: Loss = "sse") -> Tensor:
@@ -141,6 +141,7 @@ class Learner:
         if self.plasticity is not None and self.method == "bp":
             raise InputError("backprop has no plasticity in time; pass an optimiser instead")
         if self.plasticity is not None:
+            check_is_plasticity(self.plasticity)
             check_window_within(self.plasticity.window, self.duration)
         self._check_optimiser()
 

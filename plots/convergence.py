@@ -8,14 +8,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import layers, moving, style
+from plots import following, layers, style
 from plots.command_line import main
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw every figure of a run into its folder."""
     paths = []
-    figures = FIGURES | (moving.FIGURES if "bp_error" in results else {})
+    figures = FIGURES | (following.FIGURES if "bp_error" in results else {})
     for name, figure_of in figures.items():
         figure = figure_of(results)
         paths += style.save(figure, folder, name)

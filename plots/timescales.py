@@ -108,7 +108,7 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
     kinds = {
         "coupled ODE": (coupled, scale),
         "quasi-static prediction": (predicted, scale),
-        "coupled − prediction": (coupled - predicted, difference),
+        "coupled − prediction": (_difference(coupled, predicted), difference),
     }
     if _learns_feedback(results):
         upwards, y_label = "tau_psi", "$\\tau_\\psi / \\tau$"
@@ -132,7 +132,10 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
     for axes in panels[:, 0]:
         axes.set_ylabel(y_label)
     stimuli = json.loads(results.attrs["config"])["stimuli"]
-    figure.suptitle(f"{title} after {stimuli} stimuli; ×: learning was lost")
+    figure.suptitle(
+        f"{title} after {stimuli} stimuli\n×: learning was lost; in the difference, by both; "
+        f"lost, kept: by the coupled ODE alone"
+    )
     return figure
 
 
@@ -142,15 +145,29 @@ def _map(axes: Axes, values: xr.DataArray, scale: Scale) -> QuadMesh:
         ticks = [_short(t) for t in values[name].values]
         axis.set_ticks(np.arange(len(ticks)) + 0.5, ticks)
     for (j, i), value in np.ndenumerate(values):
-        text = "×" if np.isnan(value) else _in_a_cell(value)
         red, green, blue, _ = mesh.to_rgba(value)
-        is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and not np.isnan(value)
-        colour = "w" if is_dark else "k"
-        axes.text(i + 0.5, j + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
+        is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and np.isfinite(value)
+        axes.text(
+            *(i + 0.5, j + 0.5, _in_a_cell(value)),
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="w" if is_dark else "k" if not np.isinf(value) else "r",
+        )
     return mesh
 
 
+def _difference(coupled: xr.DataArray, predicted: xr.DataArray) -> xr.DataArray:
+    """Coupled − predicted; −∞ where the coupled ODE alone was lost, ∞ where the prediction was."""
+    only_coupled, only_predicted = coupled.isnull(), predicted.isnull()
+    difference = (coupled - predicted).where(~only_coupled | only_predicted, -np.inf)
+    return difference.where(~only_predicted | only_coupled, np.inf)
+
+
 def _in_a_cell(value: float) -> str:
+    words = {-np.inf: "lost", np.inf: "kept"}
+    if not np.isfinite(value):
+        return words.get(value, "×")
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}" if abs(value) >= 0.01 else "0"
 
 

@@ -24,7 +24,7 @@ from ardyn.relaxation import Solver
 from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.trajectory import choose_reference
 from plots.convergence import draw
-from studies import data, measures, moving, networks
+from studies import data, following, measures, networks
 from studies.command_line import main, training_set
 from studies.convergence_results import described, summary
 from studies.runs import check_device
@@ -226,7 +226,7 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
     sims = {tau: relaxation(config.rule, tau) for tau in config.tau_x}
     slow = (config.tau_w, config.tau_psi, config.tau_z)
     coupled = (
-        moving.relaxations(relaxation, config.rule, config.tau_x, *slow) if config.moves else {}
+        following.relaxations(relaxation, config.rule, config.tau_x, *slow) if config.moves else {}
     )
     shown = _shown_layers(config, next(iter(sims.values())))
     solvers = {
@@ -248,8 +248,11 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
             _depths(config, deep, inputs[:8], targets[:8], progress),
         ]
         if coupled:
-            followed = moving.follow(coupled, stepping, config.duration, shown, lost, progress)
-            found.append(followed.reindex(solver=list(solvers)))
+            followed = following.follow(coupled, stepping, config.duration, shown, lost, progress)
+            axes = zip(following.Taus._fields, zip(*coupled, strict=True), strict=True)
+            # A combination that was lost keeps its place, with NaN.
+            whole = {axis: list(dict.fromkeys(taus)) for axis, taus in axes}
+            found.append(followed.reindex(whole | {"solver": list(solvers)}))
     results = xr.merge(found, join="exact").assign(lost=xr.DataArray("; ".join(lost)))
     return described(results, config, images.checksum)
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,8 @@ def tau_psi(rule: Rule) -> float:
 def test_the_coupled_system_is_that_of_scipy(rule, reduction, window, decays):
     case = problem()
     psi = feedback_of(case, rule, 3)
+    if rule.feedback != "learned":
+        decays = (decays[0], 0.0)
     tau_z = 1.7 if rule.update_activity == "trace" else None
     sim = case.relaxation(
         rule=rule,
@@ -258,6 +261,67 @@ def test_what_is_recorded_at_once_does_not_change_what_is_found(monkeypatch):
     assert_same(pieces.learned.weights, whole.learned.weights, 1e-9)
 
 
+def test_where_activities_would_settle_follows_learned_feedback_weights():
+    case, rule = problem(), Rule(feedback="learned")
+    sim = case.relaxation(
+        rule=rule, feedback=feedback_of(case, rule, 3), plasticity=Plasticity(5.0, 2.0)
+    )
+    trajectory = sim.solve(TIMES, TIGHT, weights_every=1)
+    found = sim.equilibria(trajectory)
+    trace = sim.dynamics.trace
+    assert trajectory.learned is not None
+    for i in range(len(TIMES)):
+        g = sim.dynamics.drive["fc3"]
+        truth = {"fc3": g}
+        for below, block in (("fc2", "fc3"), ("fc1", "fc2")):
+            g = (g * trace.derivative.get(block, 1.0)) @ trajectory.learned.feedback[block][i].T
+            truth[below] = g
+        assert_same({unit: x[i] for unit, x in found.items()}, truth, 1e-12)
+    assert difference(found["fc1"][-1], found["fc1"][0]) > 0.1
+
+
+def test_moving_gradients_are_those_of_this_relaxation_alone():
+    case = problem()
+    sim = case.relaxation(plasticity=Plasticity(5.0))
+    trajectory = sim.solve(TIMES, TIGHT)
+    other = problem((4, 6, 3)).relaxation(plasticity=Plasticity(5.0)).solve(TIMES, TIGHT)
+    for read in (sim.moving_gradients, sim.equilibria):
+        with pytest.raises(InputError, match=r"holds fc1.weight of shape \[6, 4\], which this net"):
+            read(other)
+    with torch.no_grad():
+        case.model.get_parameter("fc2.weight").add_(1.0)
+    for read in (sim.moving_gradients, sim.equilibria):
+        with pytest.raises(InputError, match="changed after this Relaxation was made"):
+            read(trajectory)
+
+
+@pytest.mark.parametrize("solver", [Fixed("rk4", 0.1), Fixed("euler", 0.1), TIGHT], ids=str)
+def test_a_window_may_end_a_rounding_error_from_the_end(solver):
+    end = 0.1 * 3
+    assert end > 0.3
+    found = []
+    for stop in (0.3, end, end * (1 + 1e-12), math.inf):
+        sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.1, stop)))
+        learned = sim.solve([end], solver).learned
+        assert learned is not None
+        found.append(learned.weights)
+    for each in found[1:]:
+        assert_same(each, found[0], 1e-12)
+
+
+def test_numbers_of_numpy_are_numbers():
+    three, half, window = np.int64(3), np.float32(0.5), (np.float32(1), np.int64(2))
+    plasticity = Plasticity(three, weight_decay=half, window=window)  # type: ignore[arg-type]
+    assert plasticity == Plasticity(3.0, weight_decay=0.5, window=(1.0, 2.0))
+    found, truth = (
+        problem().relaxation(plasticity=each).solve([3.0], Fixed("rk4", 0.1)).learned
+        for each in (plasticity, Plasticity(3.0, weight_decay=0.5, window=(1.0, 2.0)))
+    )
+    assert found is not None
+    assert truth is not None
+    assert_same(found.weights, truth.weights, 1e-12)
+
+
 def test_the_model_is_left_as_it_is():
     case = problem()
     before = {n: p.clone() for n, p in case.model.state_dict().items()}
@@ -279,6 +343,7 @@ def test_the_model_is_left_as_it_is():
         ({"window": (-1.0, 1.0)}, "window of plasticity must begin at 0"),
         ({"reduction": "average"}, "unknown reduction 'average'"),
         ({"tau_weights": math.nan}, "tau_weights must be positive, or infinite, got nan"),
+        ({"tau_weights": True}, "tau_weights must be positive, or infinite, got True"),
         ({"weight_decay": None}, "weight_decay must be finite and not below zero, got None"),
         ({"window": 5.0}, "window of plasticity must begin at 0 or later.*got 5.0"),
         ({"window": ("a", "b")}, "window of plasticity must begin at 0"),
@@ -296,6 +361,7 @@ def test_bad_plasticity_is_refused(settings, words):
         (Plasticity(0.05), Fixed("euler", 0.1), "step of 0.1 is longer than the weights' time"),
         (Plasticity(5.0, tau_feedback=9.0), TIGHT, "tau_feedback = 9 means nothing where no feed"),
         (Plasticity(weight_decay=0.1), TIGHT, "weight_decay = 0.1 means nothing to weights that"),
+        (Plasticity(5.0, feedback_decay=0.1), TIGHT, "feedback_decay = 0.1 means nothing to feed"),
         (5.0, TIGHT, "plasticity must be a Plasticity, got 5.0"),
         (Plasticity(5.0, window=(3.0, math.inf)), TIGHT, r"window of plasticity 3 … inf must lie"),
         (Plasticity(5.0, window=(3.0, 9.0)), TIGHT, r"window of plasticity 3 … 9 must lie in .* 3"),
@@ -383,6 +449,11 @@ def test_a_window_that_is_none_has_no_quasi_static_change(window):
 def test_weights_are_recorded_at_whole_numbers_of_times(every):
     with pytest.raises(InputError, match="weights_every must be a whole number"):
         problem().relaxation(plasticity=Plasticity(5.0)).solve([1.0], TIGHT, weights_every=every)
+
+
+def test_weights_that_stand_still_are_not_recorded():
+    with pytest.raises(InputError, match="weights_every = 1 means nothing to weights that stand"):
+        problem().relaxation(plasticity=Plasticity()).solve([1.0], weights_every=1)
 
 
 def test_weights_that_move_come_to_no_rest():

@@ -408,6 +408,7 @@ def test_plasticity_near_the_end_learns_the_digits_as_the_phasic_scheme_does():
     ("settings", "words"),
     [
         ({}, "needs an optimiser, or plasticity"),
+        ({"plasticity": 5.0}, "plasticity must be a Plasticity, got 5.0"),
         ({"plasticity": Plasticity(1e3, window=(9.0, 11.0))}, "9 … 11 must lie in the relaxation"),
         ({"plasticity": Plasticity(1e3, window=(10.0, math.inf))}, "must lie in the relaxation"),
         ({"plasticity": Plasticity(1.0), "method": "bp"}, "backprop has no plasticity in time"),

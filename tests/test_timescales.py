@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
+import plots.timescales
 from plots.timescales import draw
 from studies import data, timescales
 from studies.runs import RunFolder
@@ -62,6 +63,14 @@ def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
     xr.testing.assert_identical(first, results)
     again = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))  # from the checkpoint
     xr.testing.assert_identical(again, results)
+
+
+def test_the_map_of_differences_tells_who_was_lost():
+    nan = np.nan
+    coupled, predicted = xr.DataArray([1.0, nan, 3.0, nan]), xr.DataArray([3.0, 2.0, nan, nan])
+    found = plots.timescales._difference(coupled, predicted)
+    np.testing.assert_array_equal(found, [-2.0, -np.inf, np.inf, nan])
+    assert [plots.timescales._in_a_cell(x) for x in found.values] == ["-2", "lost", "kept", "×"]
 
 
 def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):

@@ -113,16 +113,19 @@ def lag(times: Tensor, x: Tensor, goal: Tensor) -> Tensor:
 
     Nearest on the straight lines between the recorded g, [time, …], the past ones alone.
     """
-    x, g, t = x.flatten(1).double(), goal.flatten(1).double(), times.to(goal.device)
+    # All of it from g(0) on, as g moves by little.
+    x, g = ((each - goal[0]).flatten(1).double() for each in (x, goal))
+    t = times.to(goal.device)
     ways, spans = g[1:] - g[:-1], t[1:] - t[:-1]
     lengths = (ways**2).sum(1)
     along = x @ ways.mT - (g[:-1] * ways).sum(1)  # (x(t) − g(s)) · way from s on, [time, way]
     share = (along / lengths).nan_to_num(0.0).clamp(0, 1)
-    missed = torch.cdist(x, g[:-1]) ** 2 - 2 * share * along + share**2 * lengths
+    # ‖x(t) − g‖² at the nearest point of each way, less ‖x(t)‖², which is the same for all.
+    missed = (g[:-1] ** 2).sum(1) - 2 * x @ g[:-1].mT - 2 * share * along + share**2 * lengths
     missed[t[:, None] <= t[:-1]] = math.inf
     nearest = missed.argmin(1)
     delay = t - t[nearest] - share.gather(1, nearest[:, None])[:, 0] * spans[nearest]
-    rests = (g - g[0]).norm(dim=1) <= 1e-9 * g[0].norm()
+    rests = g.norm(dim=1) <= 1e3 * torch.finfo(goal.dtype).eps * goal[0].norm().double()
     return delay.masked_fill(rests, math.nan)
 
 

@@ -10,10 +10,10 @@ import torch
 import ardyn
 from ardyn import InputError
 from plots.convergence import draw
-from studies import data, moving
+from studies import data, following
 from studies.convergence import Config, run
 from studies.convergence_results import summary
-from tests.problems import problem
+from tests.problems import generator, problem
 
 SLOW = Config(
     solver=("dopri5",),
@@ -101,15 +101,44 @@ def test_weights_that_hardly_move_leave_the_relaxation_as_it_was(change, digits)
         assert moving.sel(solver="exact").isnull().all()
 
 
+def test_time_constants_keep_the_order_they_were_given_in(digits):
+    config = replace(SLOW, solver=("rk4", "exact"), tau_x=(2.0, 0.5), tau_w=(1e4, 1e3))
+    found = run(config, digits)
+    assert found.tau_x.values.tolist() == [2.0, 0.5]
+    assert found.tau_w.values.tolist() == [1e4, 1e3]
+    drift = found.bp_drift.sel(solver="rk4", layer="fc3").isel(record=-1).squeeze()
+    assert (drift.sel(tau_w=1e3) > 5 * drift.sel(tau_w=1e4)).all()
+
+
+def test_a_time_constant_that_is_lost_with_every_solver_keeps_its_place(digits, monkeypatch):
+    follow = following.following
+
+    def fails_at_times(sim, *rest):
+        if sim.dynamics.tau["fc1"] == 2.0:
+            raise ardyn.DivergenceError("it left the finite numbers")
+        return follow(sim, *rest)
+
+    monkeypatch.setattr(following, "following", fails_at_times)
+    found = run(replace(SLOW, solver=("rk4",), tau_x=(2.0, 0.5), tau_w=(1e3,)), digits)
+    assert found.bp_error.sel(tau_x=2.0).isnull().all()
+    assert found.bp_error.sel(tau_x=0.5).notnull().all()
+
+
+def test_a_step_that_the_weights_do_not_allow_is_refused_before_any_work(digits, monkeypatch):
+    monkeypatch.setattr(ardyn.Relaxation, "solve", None)
+    with pytest.raises(InputError, match="step of 0.1 is longer than the weights' time constant"):
+        run(replace(SLOW, solver=("exact", "rk4"), tau_w=(0.05, 1e3)), digits)
+
+
 def test_a_solver_that_fails_leaves_the_others(digits, capsys, tmp_path, monkeypatch):
-    follow = moving.following
+    follow = following.following
 
     def fails_at_times(sim, duration, solver, shown):
         if isinstance(solver, ardyn.Fixed) and sim.plasticity.tau_weights == 1e3:
             raise ardyn.DivergenceError("it left the finite numbers")
         return follow(sim, duration, solver, shown)
 
-    monkeypatch.setattr(moving, "following", fails_at_times)
+    monkeypatch.setattr(following, "following", fails_at_times)
     found = run(replace(SLOW, solver=("euler", "dopri5")), digits)
     assert found.lost.item() == "euler at tau-x 0.5, tau-w 1000: it left the finite numbers"
     assert "warning: euler at" in capsys.readouterr().err
@@ -141,7 +170,7 @@ def test_feedback_weights_and_traces_move_too(digits, tmp_path):
 def test_what_a_batch_teaches_is_averaged():
     case, found = problem(), []
     for copies in (1, 3):
-        sims = moving.relaxations(
+        sims = following.relaxations(
             partial(
                 ardyn.Relaxation,
                 case.model,
@@ -155,7 +184,7 @@ def test_what_a_batch_teaches_is_averaged():
             tau_z=[],
         )
         (sim,) = sims.values()
-        found.append(moving.following(sim, 5.0, ardyn.Fixed("rk4", 0.1), ["fc1", "fc2"]))
+        found.append(following.following(sim, 5.0, ardyn.Fixed("rk4", 0.1), ["fc1", "fc2"]))
     np.testing.assert_allclose(found[0].bp_drift, found[1].bp_drift, rtol=1e-9)
     assert (found[0].bp_drift.isel(record=-1) > 0.01).all()
 
@@ -166,20 +195,32 @@ def test_the_lag_of_a_curve_that_follows_is_its_delay():
     def curve(t):
         return torch.stack([t.sin(), t**2], dim=1)[:, None]
 
-    lag = moving.lag(times, curve((times - 0.9).clamp(min=0)), curve(times))
+    lag = following.lag(times, curve((times - 0.9).clamp(min=0)), curve(times))
     np.testing.assert_allclose(lag[10:], 0.9, atol=2e-3)
     np.testing.assert_allclose(lag[1:9], times[1:9], atol=1e-12)
     assert lag[0].isnan()
-    assert moving.lag(times, curve(times), torch.ones(101, 1, 2)).isnan().all()
-    ahead = moving.lag(times, curve(times + 1), curve(times))
+    assert following.lag(times, curve(times), torch.ones(101, 1, 2)).isnan().all()
+    ahead = following.lag(times, curve(times + 1), curve(times))
     np.testing.assert_allclose(ahead[10:], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("drift", [1e-3, 1e-6, 1e-9])
+def test_the_lag_of_a_gradient_that_hardly_moves_is_its_delay(drift):
+    times = torch.linspace(0, 30, 61, dtype=torch.float64)
+    at_first, way = torch.rand(2, 40, generator=generator(1), dtype=torch.float64)
+
+    def curve(t):
+        return at_first + drift * (t / 30)[:, None] * way
+
+    lag = following.lag(times, curve(times - 1.3), curve(times))
+    np.testing.assert_allclose(lag[10:], 1.3, rtol=1e-5)
 
 
 def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
     times = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
     goal = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
     x = torch.tensor([[0.3, 5.0], [0.3, 5.0], [2.5, -7.0]], dtype=torch.float64)
-    np.testing.assert_allclose(moving.lag(times, x, goal)[1:], [0.7, 0.5], atol=1e-12)
+    np.testing.assert_allclose(following.lag(times, x, goal)[1:], [0.7, 0.5], atol=1e-12)
 
 
 @pytest.mark.parametrize(
