@@ -227,17 +227,22 @@ def check_stable(solver: Adaptive | Fixed | Sweep | ClosedForm, tau: Mapping[str
         )
 
 
+def check_steps(plasticity: Plasticity, solver: object) -> None:
+    """Raise InputError for moving weights and the closed form, which has them stand still."""
+    if plasticity.moves and isinstance(solver, ClosedForm):
+        raise InputError(
+            f"ClosedForm ('exact', the default) needs weights that stand still: with tau_weights = "
+            f"{plasticity.tau_weights:g} and tau_feedback = {plasticity.tau_feedback:g} their "
+            f"products with activities are not linear; pass an adaptive solver such as "
+            f"Adaptive('dopri5')"
+        )
+
+
 def check_plasticity(
     plasticity: Plasticity, dynamics: Dynamics, solver: object, end: float | None = None
 ) -> None:
     """Raise InputError for plasticity that this network, or this solver, cannot integrate."""
-    if isinstance(solver, ClosedForm):
-        raise InputError(
-            f"ClosedForm ('exact') needs weights that stand still: with tau_weights = "
-            f"{plasticity.tau_weights:g} and tau_feedback = {plasticity.tau_feedback:g} their "
-            f"products with activities are not linear; use an adaptive solver such as "
-            f"Adaptive('dopri5')"
-        )
+    check_steps(plasticity, solver)
     if isinstance(solver, Adaptive) and solver.per_sample:
         raise InputError(
             "samples that move the same weights cannot be solved alone; drop per_sample"

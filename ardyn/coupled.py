@@ -143,7 +143,7 @@ def members(dynamics: Dynamics) -> int:
     return len(trace.parameters[stacked[0]]) if stacked else 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Learned:
     """Weights and feedback weights at some of the recorded times, the last one among them."""
 
@@ -153,6 +153,12 @@ class Learned:
     """By parameter, [record, …]."""
     feedback: dict[str, Tensor] = field(default_factory=dict)
     """By block, [record, n_l, n_{l+1}]."""
+
+    def __repr__(self) -> str:
+        parts = self.weights | {f"ψ of {block}": psi for block, psi in self.feedback.items()}
+        shapes = ", ".join(f"{name} {list(x.shape[1:])}" for name, x in parts.items())
+        count = f"{len(self.times)} record{'' if len(self.times) == 1 else 's'}"
+        return f"<Learned, {count} to {float(self.times[-1]):g}: {shapes}>"
 
 
 class Stepper(Protocol):

@@ -22,6 +22,7 @@ from ardyn.checks import (
     check_plasticity,
     check_rules_matter,
     check_stable,
+    check_steps,
     check_tau_trace,
     check_tolerance,
     check_update_linear,
@@ -207,8 +208,8 @@ class Relaxation:
             times: increasing, not negative; ``[10.0]`` records the final state alone.
             solver: Adaptive, Fixed, Sweep or ClosedForm.
             stop: hold the state once every sample is steady, rather than relax to the last time.
-            weights_every: where weights move, record them at every so many of the times too; by
-                default at the last alone, as they take memory.
+            weights_every: where weights move, record them at every so many of the times too: with
+                2, at the second, the fourth, …; by default at the last alone, as they take memory.
 
         Raises:
             InputError: times, a step or a solver that this relaxation cannot use.
@@ -228,6 +229,8 @@ class Relaxation:
         self.check(solver, stop, float(t[-1]))
         if self.plasticity is not None and self.plasticity.moves:
             assert not isinstance(solver, ClosedForm)
+            # Read now: later the model may hold the weights that were learned.
+            _ = self.gradients, self.equilibrium
             with torch.no_grad():
                 coupled, learned = relax_coupled(
                     self.dynamics, self.plasticity, t, solver, weights_every
@@ -291,9 +294,11 @@ class Relaxation:
             {unit: time}, [] each or [batch]; infinite where it never comes that near.
 
         Raises:
-            InputError: the rule has no closed form.
+            InputError: the rule has no closed form, or weights move.
         """
         self._check_unchanged()
+        if self.plasticity is not None:
+            check_steps(self.plasticity, ClosedForm())
         check_linear(self.dynamics)
         against = choose_reference(self, reference)
         with torch.no_grad():

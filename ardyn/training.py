@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ardyn.checks import check_steps
 from ardyn.closed_form import ClosedForm
 from ardyn.ensemble import ensemble_size
 from ardyn.errors import InputError, check_choice, check_positive
@@ -142,6 +143,7 @@ class Learner:
             raise InputError("backprop has no plasticity in time; pass an optimiser instead")
         if self.plasticity is not None:
             check_is_plasticity(self.plasticity)
+            check_steps(self.plasticity, self.solver)
             check_window_within(self.plasticity.window, self.duration)
         self._check_optimiser()
 

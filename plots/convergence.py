@@ -42,9 +42,10 @@ def activities(results: xr.Dataset) -> Figure:
     ]
     goal = Line2D([], [], color="k", ls="--", lw=0.8, label=_goal(results))
     style.legend_below(figure, [*solvers, goal])
-    figure.suptitle(
+    style.title(
+        figure,
         f"Activities relax onto the {_goal(results)}\n"
-        "colours: the neurons of the largest gradients, first sample"
+        "colours: the neurons of the largest gradients, first sample",
     )
     return figure
 
@@ -69,7 +70,7 @@ def relative_error(results: xr.Dataset) -> Figure:
     # float64 has no more to say below.
     panels[0, 0].set_ylim(bottom=max(panels[0, 0].get_ylim()[0], 1e-16))
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
-    figure.suptitle(f"Relative error to the {_goal(results)}\nmarkers: convergence time")
+    style.title(figure, f"Relative error to the {_goal(results)}\nmarkers: convergence time")
     return figure
 
 
@@ -87,7 +88,7 @@ def direction_and_length(results: xr.Dataset) -> Figure:
         row[0].set_ylabel(label)
     layers.label_columns(results, panels, layers.TIME)
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
-    figure.suptitle(f"Direction and length beside the {_goal(results)}, $\\tau$ = {tau:g}")
+    style.title(figure, f"Direction and length beside the {_goal(results)}, $\\tau$ = {tau:g}")
     return figure
 
 
@@ -103,10 +104,10 @@ def work_precision(results: xr.Dataset) -> Figure:
     right.set_xlabel("wall time [ms]")
     left.set_ylabel("relative error at $t = 5\\tau$, worst layer")
     style.legend_below(figure, right.get_legend_handles_labels()[0])
-    figure.suptitle(
+    style.title(
+        figure,
         "Work and precision: steps $h = \\tau / 2^i$ or tolerances $10^{-i}$, against the exact "
         "state\n(the exact solver: against dopri8 at its tightest)",
-        fontsize=9,
     )
     return figure
 
@@ -133,7 +134,7 @@ def depth(results: xr.Dataset) -> Figure:
     axes.set_xlabel(results.attrs["depth_of"])
     axes.set_ylabel(f"time to {results.attrs['tolerance']:g} relative error [$\\tau$]")
     style.legend_below(figure, axes.get_legend_handles_labels()[0])
-    figure.suptitle(f"Depth costs time: the lowest unit of the {results.attrs['network']}")
+    style.title(figure, f"Depth costs time: the lowest unit of the {results.attrs['network']}")
     return figure
 
 
@@ -154,8 +155,8 @@ def time_constant(results: xr.Dataset) -> Figure:
     panels[0, 0].set_ylabel("convergence time\n[same unit as $\\tau$]")
     layers.label_columns(results, panels, "time constant $\\tau$\n[your unit of time]")
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
-    figure.suptitle(
-        f"Time to {results.attrs['tolerance']:g} relative error to the {_goal(results)}"
+    style.title(
+        figure, f"Time to {results.attrs['tolerance']:g} relative error to the {_goal(results)}"
     )
     return figure
 

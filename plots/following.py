@@ -35,9 +35,10 @@ def moving_gradient(results: xr.Dataset) -> Figure:
         row[0].set(**{"ylim": (0, None)} if name.endswith("lag") else {"yscale": "log"})
     layers.label_columns(results, panels, layers.TIME)
     style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
-    figure.suptitle(
+    style.title(
+        figure,
         f"Activities follow the gradient of weights that learn: $\\tau$ = {tau:g}, {solver}\n"
-        f"{_subtitle(results)}"
+        f"{_subtitle(results)}",
     )
     return figure
 
@@ -54,10 +55,10 @@ def moving_lag(results: xr.Dataset) -> Figure:
             for cell, look in zip(cells, looks.values(), strict=True):
                 for solver, mark in marks.items():
                     lag = cell[name].sel(layer=layer, solver=solver)
-                    axes.plot(
-                        results.tau_x, lag, ms=5, mfc="none", **look | {"marker": mark["marker"]}
-                    )
+                    own = look | {"marker": mark["marker"], "mfc": "none"}
+                    axes.plot(results.tau_x, lag, ms=5, clip_on=False, **own)
             layers.log_axis(axes, "x")
+            axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
             _say_if_empty(axes, results[name].sel(layer=layer))
         row[0].set_ylabel(f"lag {labels[name]}\n[same unit as $\\tau$]")
         row[0].set_ylim(bottom=0)
@@ -69,16 +70,16 @@ def moving_lag(results: xr.Dataset) -> Figure:
         if results.bp_lag.sel(solver=solver).notnull().any()
     ]
     style.legend_below(figure, [*lines, *dots])
-    figure.suptitle(
-        f"Lag behind a moving gradient, at t = {results.record[-1]:g}\n{_subtitle(results)}"
+    style.title(
+        figure, f"Lag behind a moving gradient, at t = {results.record[-1]:g}\n{_subtitle(results)}"
     )
     return figure
 
 
 def _say_if_empty(axes: Axes, lag: xr.DataArray) -> None:
-    """A gradient that rests is never behind itself."""
+    """No lag behind a gradient that rests, or whose way activities are off."""
     if lag.isnull().all():
-        axes.text(0.5, 0.5, "does not move", transform=axes.transAxes, ha="center", color="0.4")
+        axes.text(0.5, 0.5, "no lag", transform=axes.transAxes, ha="center", color="0.4")
 
 
 _MOST_CURVES = 6

@@ -1,6 +1,7 @@
 """The look that every figure shares."""
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,16 @@ def handle(name: str, **look: object) -> Line2D:
     return entry
 
 
+def title(figure: Figure, text: str) -> None:
+    """A title over the whole figure, its lines broken where they would not fit."""
+    letters = int(figure.get_figwidth() / 0.085)  # of 10 points
+    lines = []
+    for line in text.splitlines():
+        marks = len(line) - len(_as_read(line))
+        lines += textwrap.wrap(line, letters + marks) if len(line) > letters + marks else [line]
+    figure.suptitle("\n".join(lines))
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for the whole figure, under its panels, in as many columns as fit."""
     longest = max(len(_as_read(str(handle.get_label()))) for handle in handles)
@@ -114,5 +125,8 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
     try:
         make(part)
         part.replace(path)
+    except KeyboardInterrupt:
+        part.unlink(missing_ok=True)
+        raise
     except OSError as error:
         raise InputError(f"cannot write {path} ({error}); copy the folder elsewhere") from error

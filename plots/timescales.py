@@ -61,7 +61,7 @@ def one_stimulus(results: xr.Dataset) -> Figure:
     limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
     duration = json.loads(results.attrs["config"])["duration"]
-    figure.suptitle(f"Weight change of one stimulus of T = {duration:g} $\\tau$")
+    style.title(figure, f"Weight change of one stimulus of T = {duration:g} $\\tau$")
     return figure
 
 
@@ -72,21 +72,23 @@ def phase_map(results: xr.Dataset) -> Figure:
     prediction breaks down, the difference says so.
     """
     scale = Scale("test accuracy [%]", Normalize(0, 100))
-    difference = Scale("difference [points]", Normalize(-50, 50), "RdBu")
+    difference = Scale("difference [points]", Normalize(-50, 50), "RdBu", "both")
     return _maps(results, "accuracy", scale, difference, str(results.attrs["title"]))
 
 
 def loss_map(results: xr.Dataset) -> Figure:
     """Loss after a stream of stimuli, simulated and predicted, and the difference."""
-    scale = Scale("loss per sample", LogNorm(0.1, 10))
-    difference = Scale("difference", Normalize(-1, 1), "RdBu_r")
+    scale = Scale("loss per sample", LogNorm(0.1, 10), extend="both")
+    difference = Scale("difference", Normalize(-1, 1), "RdBu_r", "both")
     return _maps(results, "loss", scale, difference, "Loss on the test set")
 
 
 def angle_map(results: xr.Dataset) -> Figure:
     """Angle between ψ and Wᵀ after a stream of stimuli, simulated and predicted."""
-    scale = Scale("angle between $\\psi$ and $W^T$ [°]", Normalize(0, 90))
-    difference = Scale("difference [°]", Normalize(-30, 30), "RdBu_r")
+    scale = Scale(
+        "angle between $\\psi$ and $W^T$,\nmean of layers [°]", Normalize(0, 90), extend="max"
+    )
+    difference = Scale("difference [°]", Normalize(-30, 30), "RdBu_r", "both")
     return _maps(results, "angle", scale, difference, "Feedback weights")
 
 
@@ -97,6 +99,8 @@ class Scale:
     label: str
     norm: Normalize
     colours: str = "viridis"
+    extend: str = "neither"
+    """Whether values may lie beyond the bar: "min", "max" or "both"."""
 
 
 def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title: str) -> Figure:
@@ -126,15 +130,16 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
         for axes, (when, place) in zip(row, columns.items(), strict=True):
             mesh = _map(axes, values.sel(place).transpose(upwards, "tau_w"), its_scale)
             axes.set_title(f"{kind}\n{when}" if when else kind)
-        figure.colorbar(mesh, ax=row.tolist(), label=its_scale.label)
+        figure.colorbar(mesh, ax=row.tolist(), label=its_scale.label, extend=its_scale.extend)
     for axes in panels[-1]:
         axes.set_xlabel("$\\tau_W / \\tau$")
     for axes in panels[:, 0]:
         axes.set_ylabel(y_label)
     stimuli = json.loads(results.attrs["config"])["stimuli"]
-    figure.suptitle(
+    style.title(
+        figure,
         f"{title} after {stimuli} stimuli\n×: learning was lost; in the difference, by both; "
-        f"lost, kept: by the coupled ODE alone"
+        f"lost, kept: by the coupled ODE alone",
     )
     return figure
 

@@ -25,9 +25,10 @@ from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.trajectory import choose_reference
 from plots.convergence import draw
 from studies import data, following, measures, networks
+from studies.checkpoints import Checkpoints
 from studies.command_line import main, training_set
 from studies.convergence_results import described, summary
-from studies.runs import check_device
+from studies.runs import RunFolder, check_device
 
 _DEPTH = {"transformer": 2, "lstm": 8}
 """Encoder layers, and pieces of an image, of the networks that solvers are compared on."""
@@ -55,9 +56,10 @@ class Config:
     tau_x: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Time constants τ of the activities in τ dx/dt = −x + drive; one relaxation each."""
     tau_w: tuple[float, ...] = ()
-    """Time constants τ_W of weights that learn meanwhile, averaged over the batch, in the unit of
-    tau-x: the gradient then moves, and activities follow it, with every solver but exact and every
-    tau-x. By default weights stand still."""
+    """Time constants τ_W of the weights of fully connected layers and convolutions, which learn
+    meanwhile, averaged over the batch, in the unit of tau-x: the gradient then moves, and
+    activities follow it, with every solver but exact and every tau-x. By default weights stand
+    still, as they do in all figures but moving_gradient and moving_lag."""
     tau_psi: tuple[float, ...] = ()
     """Time constants τ_ψ of feedback weights that learn (--feedback learned)."""
     tau_z: tuple[float, ...] = ()
@@ -199,8 +201,11 @@ class Config:
         )
 
 
-def run(config: Config, images: data.Data) -> xr.Dataset:
+def run(config: Config, images: data.Data, folder: RunFolder | None = None) -> xr.Dataset:
     """Relax with every solver and time constant, compare, time, and vary the depth.
+
+    Args:
+        folder: where to keep what takes long, and to go on from; nowhere by default.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
@@ -248,7 +253,10 @@ def run(config: Config, images: data.Data) -> xr.Dataset:
             _depths(config, deep, inputs[:8], targets[:8], progress),
         ]
         if coupled:
-            followed = following.follow(coupled, stepping, config.duration, shown, lost, progress)
+            kept = Checkpoints.of(folder.path, config, images.checksum) if folder else None
+            followed = following.follow(
+                coupled, stepping, config.duration, shown, lost, progress, kept
+            )
             axes = zip(following.Taus._fields, zip(*coupled, strict=True), strict=True)
             # A combination that was lost keeps its place, with NaN.
             whole = {axis: list(dict.fromkeys(taus)) for axis, taus in axes}
@@ -381,12 +389,4 @@ def _depths(
 
 
 if __name__ == "__main__":
-    main(
-        "convergence",
-        Config,
-        lambda config, images, folder: run(config, images),
-        summary,
-        draw,
-        __doc__,
-        training_set,
-    )
+    main("convergence", Config, run, summary, draw, __doc__, training_set)

@@ -43,10 +43,10 @@ _VARIABLES = {
     "tau_z": ("time constant of the activity trace; infinite: frozen", _TIME),
     "record": ("time at which the weights were recorded", _TIME),
     "bp_error": ("relative error to BP(t), backprop after a pass with W(t)", "1"),
-    "bp_lag": ("age of the BP gradient that x(t) is nearest to", _TIME),
+    "bp_lag": ("age of the BP gradient that x(t) is nearest to; NaN: x is off its way", _TIME),
     "bp_drift": ("how far it has moved, |BP(t) - BP(0)| / |BP(0)|", "1"),
     "g_error": ("relative error to g(t), where x would settle if weights stood still now", "1"),
-    "g_lag": ("age of the g that x(t) is nearest to", _TIME),
+    "g_lag": ("age of the g that x(t) is nearest to; NaN: x is off its way, or g rests", _TIME),
     "depth_path": ("units with a leak on the longest path through the network", "1"),
 }
 
@@ -108,8 +108,10 @@ def _moving(results: xr.Dataset) -> str:
     slow = [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
     still = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
     frame = last.isel(still, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
+    rows = frame.dropna(subset="error to BP").to_string(float_format="{:.4g}".format)
     return (
         f"Behind the gradient of weights that learn, at t = {float(results.record[-1]):g}\n"
         f"(g: where activities would settle if weights stood still now; BP: backprop after a new "
-        f"forward pass)\n{frame.dropna(how='all').to_string(float_format='{:.4g}'.format)}"
+        f"forward pass;\nlag: age of the one that they are nearest to, in the unit of tau-x; NaN: "
+        f"they are off its way, or it rests)\n{rows}"
     )

@@ -15,7 +15,8 @@ from tqdm import tqdm
 import ardyn
 from ardyn import Plasticity, Rule
 from ardyn.compare import relative_error
-from ardyn.errors import ArdynError
+from ardyn.errors import DivergenceError
+from studies.checkpoints import Checkpoints
 from studies.measures import by_layer
 
 RECORDS = 60
@@ -65,6 +66,7 @@ def follow(
     shown: Sequence[str],
     lost: list[str],
     progress: "tqdm[Never]",
+    checkpoints: Checkpoints | None,
 ) -> xr.Dataset:
     """``following`` of every combination with every solver; one that fails is NaN, and ``lost``."""
     found = []
@@ -72,9 +74,17 @@ def follow(
         for name, solver in solvers.items():
             progress.set_postfix_str(f"moving gradient, {name}, {taus}")
             place = {axis: [tau] for axis, tau in taus._asdict().items()} | {"solver": [name]}
+            key = " ".join([name, *map(repr, taus)])
+            saved = checkpoints and checkpoints.load(key)
             try:
-                found.append(following(sim, duration, solver, shown).expand_dims(place))
-            except ArdynError as error:
+                if saved:
+                    one = xr.Dataset.from_dict(saved)
+                else:
+                    one = following(sim, duration, solver, shown)
+                    if checkpoints:
+                        checkpoints.save(key, one.to_dict())
+                found.append(one.expand_dims(place))
+            except DivergenceError as error:
                 lost.append(f"{name} at {taus}: {error}")
                 progress.write(f"warning: {lost[-1]}", file=sys.stderr)
             progress.update()
@@ -109,9 +119,11 @@ def following(
 
 
 def lag(times: Tensor, x: Tensor, goal: Tensor) -> Tensor:
-    """δ(t) ≥ 0 for which x(t) is nearest to g(t − δ), [time]; NaN where g has not moved yet.
+    """δ(t) ≥ 0 for which x(t) is nearest to g(t − δ), [time].
 
-    Nearest on the straight lines between the recorded g, [time, …], the past ones alone.
+    Nearest on the straight lines between the recorded g, [time, …], the past ones alone. NaN where
+    g has not moved yet, or by less since t − δ than x is away from it: then x is off the way of g,
+    as in a transient, rather than behind on it.
     """
     # All of it from g(0) on, as g moves by little.
     x, g = ((each - goal[0]).flatten(1).double() for each in (x, goal))
@@ -125,8 +137,10 @@ def lag(times: Tensor, x: Tensor, goal: Tensor) -> Tensor:
     missed[t[:, None] <= t[:-1]] = math.inf
     nearest = missed.argmin(1)
     delay = t - t[nearest] - share.gather(1, nearest[:, None])[:, 0] * spans[nearest]
+    at = g[nearest] + share.gather(1, nearest[:, None]) * ways[nearest]
+    is_off = (x - at).norm(dim=1) > (g - at).norm(dim=1)
     rests = g.norm(dim=1) <= 1e3 * torch.finfo(goal.dtype).eps * goal[0].norm().double()
-    return delay.masked_fill(rests, math.nan)
+    return delay.masked_fill(rests | is_off, math.nan)
 
 
 def _error(x: Tensor, goal: Tensor) -> Tensor:

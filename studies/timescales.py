@@ -42,12 +42,13 @@ class Config:
     """What learns, and how fast; times are in units of the activities' τ."""
 
     tau_w: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-    """Time constants τ_W of weights and biases."""
+    """Time constants τ_W of weights and biases, two or more."""
     tau_psi: tuple[float, ...] = ()
     """Time constants τ_ψ of feedback weights that learn in time too (Eq. 3), from random ones on;
     where none is given, Wᵀ sends activity back."""
     window: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)
-    """When plasticity begins, as a share of the stimulus: 0 is always on; it lasts to the end."""
+    """When plasticity begins, as a share of the stimulus, two or more: 0 is always on; it lasts to
+    the end."""
     duration: float = 10.0
     """Length T of a stimulus."""
     stimuli: int = 100
@@ -74,19 +75,19 @@ class Config:
     """Where to compute: cpu, cuda, cuda:1, …"""
 
     def __post_init__(self) -> None:
-        for name, least in {"tau_w": 2, "tau_psi": 0, "window": 2}.items():
-            values = getattr(self, name)
-            if len(values) < least or len(set(values)) < len(values):
-                raise InputError(
-                    f"{name.replace('_', '-')} needs {least} or more values, each once, got "
-                    f"{list(values)}; give each once"
-                )
         for name in ("tau_w", "tau_psi"):
             for tau in getattr(self, name):
                 check_positive(name.replace("_", "-"), tau, 1000)
         for share in self.window:
             if not 0 <= share < 1:
                 raise InputError(f"window must lie in 0 … 1, the stimulus, got {share}; use 0.9")
+        for name, least in {"tau_w": 2, "tau_psi": 0, "window": 2}.items():
+            values = getattr(self, name)
+            if len(values) < least or len(set(values)) < len(values):
+                raise InputError(
+                    f"{name.replace('_', '-')} needs {least} or more values, for a map, "
+                    f"each once, got {list(values)}; pass such as 0.1 0.9, and each once"
+                )
         for name, such_as in (_POSITIVE | _COUNTS).items():
             check_positive(name.replace("_", "-"), getattr(self, name), such_as)
         check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n != "exact"])
@@ -300,7 +301,7 @@ def summary(results: xr.Dataset) -> str:
     return (
         f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: Wᵀ sends "
         f"back), columns: when plasticity begins, as a share of the stimulus (NaN: learning was "
-        f"lost)\n{text}"
+        f"lost, with numbers that are not finite, or a loss {LOST} times that at the start)\n{text}"
     )
 
 

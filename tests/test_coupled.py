@@ -280,6 +280,22 @@ def test_where_activities_would_settle_follows_learned_feedback_weights():
     assert difference(found["fc1"][-1], found["fc1"][0]) > 0.1
 
 
+def test_moving_weights_have_no_exact_convergence_time():
+    with pytest.raises(InputError, match="needs weights that stand still"):
+        problem().relaxation(plasticity=Plasticity(5.0)).exact_convergence_time()
+
+
+def test_a_trajectory_is_compared_and_stored_after_the_model_took_its_weights(tmp_path):
+    case = problem()
+    trajectory = case.relaxation(plasticity=Plasticity(5.0)).solve([3.0], TIGHT)
+    truth = problem().unit_gradients()
+    assert trajectory.learned is not None
+    assert repr(trajectory.learned).startswith("<Learned, 1 record to 3: fc1.weight [5, 6]")
+    case.model.load_state_dict({n: W[-1] for n, W in trajectory.learned.weights.items()})
+    assert_same(trajectory.reference("gradients"), truth, 1e-13)
+    trajectory.save(tmp_path / "moved.nc")
+
+
 def test_moving_gradients_are_those_of_this_relaxation_alone():
     case = problem()
     sim = case.relaxation(plasticity=Plasticity(5.0))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ardyn
-from ardyn import ClosedForm, InputError, Learner, Plasticity, Rule, Sweep
+from ardyn import Adaptive, ClosedForm, InputError, Learner, Plasticity, Rule, Sweep
 from studies import data
 from tests.problems import assert_same, difference, generator
 
@@ -409,8 +409,15 @@ def test_plasticity_near_the_end_learns_the_digits_as_the_phasic_scheme_does():
     [
         ({}, "needs an optimiser, or plasticity"),
         ({"plasticity": 5.0}, "plasticity must be a Plasticity, got 5.0"),
-        ({"plasticity": Plasticity(1e3, window=(9.0, 11.0))}, "9 … 11 must lie in the relaxation"),
-        ({"plasticity": Plasticity(1e3, window=(10.0, math.inf))}, "must lie in the relaxation"),
+        (
+            {"plasticity": Plasticity(1e3, window=(9.0, 11.0)), "solver": Adaptive()},
+            "9 … 11 must lie in the relaxation",
+        ),
+        (
+            {"plasticity": Plasticity(1e3, window=(10.0, math.inf)), "solver": Adaptive()},
+            "must lie in the relaxation",
+        ),
+        ({"plasticity": Plasticity(1e3)}, "needs weights that stand still"),
         ({"plasticity": Plasticity(1.0), "method": "bp"}, "backprop has no plasticity in time"),
     ],
 )

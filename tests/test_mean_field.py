@@ -36,7 +36,8 @@ def test_a_stream_of_stimuli_tends_to_its_mean_field(feedback):
     errors = []
     for tau in (60.0, 240.0, 960.0):
         tau_psi = 2 * tau if feedback == "learned" else math.inf
-        slow = Plasticity(tau, tau_psi, 0.3, 0.1, "mean", window=(0.5, 1.75))
+        decay_psi = 0.1 if feedback == "learned" else 0.0
+        slow = Plasticity(tau, tau_psi, 0.3, decay_psi, "mean", window=(0.5, 1.75))
         truth = mean_field(
             case.model,
             case.inputs,

@@ -105,11 +105,11 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tau_w": (1.0,)}, "tau-w needs 2 or more values, each once"),
+        ({"tau_w": (1.0,)}, "tau-w needs 2 or more values, for a map, each once"),
         ({"tau_w": (1.0, -1.0)}, "tau-w must be positive"),
         ({"window": (0.0, 1.0)}, "window must lie in 0 … 1"),
         ({"depth": 1}, "depth must be 2 or more"),
-        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs 0 or more values, each once, got"),
+        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs 0 or more values, for a map, each once"),
         ({"tau_psi": (0.0,)}, "tau-psi must be positive"),
         ({"solver": "exact"}, "unknown solver 'exact'"),
         ({"stimuli": 0}, "stimuli must be positive"),
