@@ -159,13 +159,13 @@ def test_a_solver_that_fails_leaves_the_others(digits, capsys, tmp_path, monkeyp
 
 def test_a_run_that_was_stopped_follows_no_gradient_twice(digits, tmp_path, monkeypatch):
     config = replace(
-        SLOW, solver=("rk4", "euler"), tau_w=(1e3,), feedback="learned", tau_psi=(50.0,)
+        SLOW, solver=("rk4", "euler"), tau_w=(1e3,), feedback="learned", tau_psi=(50.0, 60.0)
     )
     whole, follow, calls = run(config, digits), following.following, []
 
     def is_interrupted(sim, duration, solver, shown):
         calls.append(solver)
-        if len(calls) == 2:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return follow(sim, duration, solver, shown)
 
@@ -173,7 +173,7 @@ def test_a_run_that_was_stopped_follows_no_gradient_twice(digits, tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         run(config, digits, RunFolder(tmp_path))
     again = run(config, digits, RunFolder(tmp_path))
-    assert [solver.method for solver in calls] == ["rk4", "euler", "euler"]
+    assert [solver.method for solver in calls] == ["rk4", "euler", "rk4", "euler", "euler"]
     for name in ("bp_error", "bp_lag", "bp_drift", "g_error", "g_lag"):
         xr.testing.assert_identical(again[name], whole[name])
 
