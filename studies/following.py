@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, Never
 
 import torch
@@ -75,20 +76,27 @@ def follow(
             progress.set_postfix_str(f"moving gradient, {name}, {taus}")
             place = {axis: [tau] for axis, tau in taus._asdict().items()} | {"solver": [name]}
             key = " ".join([name, *map(repr, taus)])
-            saved = checkpoints and checkpoints.load(key)
+            measure = partial(following, sim, duration, solver, shown)
             try:
-                if saved:
-                    one = xr.Dataset.from_dict(saved)
-                else:
-                    one = following(sim, duration, solver, shown)
-                    if checkpoints:
-                        checkpoints.save(key, one.to_dict())
-                found.append(one.expand_dims(place))
+                found.append(_once(checkpoints, key, measure).expand_dims(place))
             except DivergenceError as error:
                 lost.append(f"{name} at {taus}: {error}")
                 progress.write(f"warning: {lost[-1]}", file=sys.stderr)
             progress.update()
     return xr.merge(found, join="outer", compat="no_conflicts")
+
+
+def _once(
+    checkpoints: Checkpoints | None, key: str, measure: Callable[[], xr.Dataset]
+) -> xr.Dataset:
+    """What was measured before the run was stopped; else measured now, and kept."""
+    if checkpoints is None:
+        return measure()
+    kept = checkpoints.load(key)
+    if kept is None:
+        kept = measure().to_dict()
+        checkpoints.save(key, kept)
+    return xr.Dataset.from_dict(kept)
 
 
 def following(
