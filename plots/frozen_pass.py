@@ -54,7 +54,7 @@ def _against_tau(axes: Axes, x: xr.DataArray, look: dict[str, object]) -> None:
     axes.set_xscale("log")
     ticks = sorted({*at})
     names = ["0" if t == 0 else "∞" if np.isinf(t) else f"{t:g}" for t in sorted(tau)]
-    axes.set_xticks(ticks, names)
+    axes.set_xticks(ticks, names, fontsize=7)
     axes.set_xticks([], minor=True)
     axes.set_xlabel("time constant of the trace, $\\tau_z$ [$\\tau$]")
 

@@ -26,7 +26,8 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
     for condition, look in style.of(results.condition.values).items():
         here = results.sel(condition=condition)
         mean, error = here[name].mean("seed"), standard_error(here[name])
-        (line,) = axes.plot(here.epoch, mean, label=str(here.label.item()))
+        label = str(here.label.item()).replace("τ_z", "$\\tau_z$")
+        (line,) = axes.plot(here.epoch, mean, label=label)
         line.set(**style.line(look))
         axes.fill_between(
             here.epoch, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0
