@@ -22,7 +22,6 @@ from ardyn.checks import (
     check_plasticity,
     check_rules_matter,
     check_stable,
-    check_steps,
     check_tau_trace,
     check_tolerance,
     check_update_linear,
@@ -220,14 +219,14 @@ class Relaxation:
             raise InputError(
                 f"weights_every must be a whole number, 0 or more, got {weights_every!r}; use 1"
             )
-        moves = self.plasticity is not None and self.plasticity.moves
-        if weights_every and not moves:
+        if weights_every and not self._moves:
             raise InputError(
                 f"weights_every = {weights_every} means nothing to weights that stand still; drop "
                 f"it, or make the Relaxation with plasticity"
             )
         self.check(solver, stop, float(t[-1]))
-        if self.plasticity is not None and self.plasticity.moves:
+        if self._moves:
+            assert self.plasticity is not None
             assert not isinstance(solver, ClosedForm)
             # Read now: later the model may hold the weights that were learned.
             _ = self.gradients, self.equilibrium
@@ -263,7 +262,8 @@ class Relaxation:
     ) -> None:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
-        if self.plasticity is not None and self.plasticity.moves:
+        if self._moves:
+            assert self.plasticity is not None
             check_plasticity(self.plasticity, self.dynamics, solver, end)
             if stop is not None:
                 raise InputError("a relaxation whose weights move comes to no rest; drop stop")
@@ -297,8 +297,11 @@ class Relaxation:
             InputError: the rule has no closed form, or weights move.
         """
         self._check_unchanged()
-        if self.plasticity is not None:
-            check_steps(self.plasticity, ClosedForm())
+        if self._moves:
+            raise InputError(
+                "weights that move leave no exact convergence time; solve with such as "
+                "Adaptive('dopri5'), and ask the trajectory for its convergence_time()"
+            )
         check_linear(self.dynamics)
         against = choose_reference(self, reference)
         with torch.no_grad():
@@ -357,6 +360,11 @@ class Relaxation:
         return moving.backprop_gradients(
             self.model, self.network, self.inputs, self.targets, loss, learned
         )
+
+    @property
+    def _moves(self) -> bool:
+        """Whether weights move while activities relax."""
+        return self.plasticity is not None and self.plasticity.moves
 
     def _moved(self, trajectory: Trajectory) -> tuple[Plasticity, Learned]:
         self._check_unchanged()

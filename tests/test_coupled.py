@@ -281,7 +281,7 @@ def test_where_activities_would_settle_follows_learned_feedback_weights():
 
 
 def test_moving_weights_have_no_exact_convergence_time():
-    with pytest.raises(InputError, match="needs weights that stand still"):
+    with pytest.raises(InputError, match="weights that move leave no exact convergence time"):
         problem().relaxation(plasticity=Plasticity(5.0)).exact_convergence_time()
 
 
