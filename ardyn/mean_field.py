@@ -6,7 +6,6 @@ A stimulus lasts T, begins with a feed-forward sweep, and changes the weights by
 are slow, T ≪ τ_W, the order of the stimuli no longer matters: a stream of them follows this ODE.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,15 +69,14 @@ def mean_field(
         )
     if not isinstance(solver, Adaptive | Fixed):
         raise InputError(f"a mean field is solved by Adaptive or Fixed, got {solver!r}")
-    psi = {block: value.detach().clone() for block, value in (feedback or {}).items()}
-    sim = Relaxation(copy.deepcopy(model), inputs, targets, loss, rule, tau, psi)
+    sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback)
     check_moves(plasticity, sim.dynamics)
     check_plasticity(plasticity, sim.dynamics, solver, duration)
     check_tolerance(solver, sim.dynamics.like.dtype)
     check_linear(sim.dynamics)
     check_update_linear(sim.dynamics)
     with torch.no_grad():
-        record = solver.solve(MeanField(sim, psi, plasticity, duration), t).record
+        record = solver.solve(MeanField(sim, plasticity, duration), t).record
     return Learned(t, dict(record.weights), dict(record.feedback))
 
 
@@ -87,9 +85,7 @@ class MeanField:
     """The right-hand side, of weights and feedback weights alone."""
 
     sim: Relaxation
-    """Of all stimuli at once; its model is a copy, and holds the weights of the moment."""
-    psi: Mapping[str, Tensor]
-    """ψ of the moment, by block."""
+    """Of all stimuli at once, with the weights as they are at first."""
     plasticity: Plasticity
     duration: float
     since = 0.0
@@ -100,10 +96,6 @@ class MeanField:
 
     def __call__(self, t: Tensor | float, state: State) -> State:
         """dW/dt = ⟨ΔW⟩ / T, and likewise b and ψ."""
-        for name, W in state.weights.items():
-            self.sim.model.get_parameter(name).copy_(W)
-        for block, psi in state.feedback.items():
-            self.psi[block].copy_(psi)
-        now = self.sim.again(self.sim.inputs, self.sim.targets)
-        change = stimulus_change(now.dynamics, self.plasticity, self.duration)
+        now = self.sim.dynamics_with(state.weights, state.feedback)
+        change = stimulus_change(now, self.plasticity, self.duration)
         return change.with_tensors([each / self.duration for each in change.tensors()])

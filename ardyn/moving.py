@@ -1,7 +1,7 @@
 """Gradients that move with weights that learned during a relaxation, at each record of them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ardyn.compare import bp_gradients
 from ardyn.coupled import Coupled, Learned
 from ardyn.dynamics import Dynamics
+from ardyn.errors import InputError
 from ardyn.loss import LossFunction
 from ardyn.network import Network
 from ardyn.plasticity import Plasticity
@@ -45,6 +46,22 @@ def backprop_gradients(
                 model.get_parameter(name).copy_(W)
         found.append(bp_gradients(model, network, inputs, targets, loss)[0])
     return {unit: torch.stack([each[unit] for each in found]) for unit in network.units}
+
+
+def check_belongs(
+    learned: Learned, parameters: Mapping[str, Tensor], feedback: Mapping[str, Tensor]
+) -> None:
+    """Raise InputError for weights or feedback weights that a network does not have."""
+    own = {name: W.shape for name, W in parameters.items()}
+    own |= {f"ψ of {block}": psi.shape for block, psi in feedback.items()}
+    found = {name: W.shape[1:] for name, W in learned.weights.items()}
+    found |= {f"ψ of {block}": psi.shape[1:] for block, psi in learned.feedback.items()}
+    for name, shape in found.items():
+        if own.get(name) != shape:
+            raise InputError(
+                f"the trajectory holds {name} of shape {list(shape)}, which this network has not; "
+                f"pass a trajectory of this Relaxation"
+            )
 
 
 def _records(learned: Learned) -> Iterator[State]:

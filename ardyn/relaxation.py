@@ -38,6 +38,7 @@ from ardyn.errors import InputError
 from ardyn.gradients import parameter_gradients
 from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
+from ardyn.layers import Parameters
 from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
 from ardyn.network import Units
 from ardyn.plasticity import Plasticity, check_window
@@ -149,11 +150,29 @@ class Relaxation:
         buffers = self.model.buffers()
         in_use = (*self._parameters.values(), *buffers, *self.inputs, *tensors_in(self.targets))
         self._versions = [(tensor, tensor._version) for tensor in in_use]
-        with torch.no_grad():
-            trace = feed_forward(self._relaxing, self.model, self._parameters, self.inputs)
-        outputs = {name: trace.activity[name] for name in self._relaxing.outputs}
-        self.loss_value, drive = loss_gradient(self.loss, outputs, trace.returning, self.targets)
+        trace, drive, self.loss_value = self._pass_with(self._parameters)
         return trace, drive
+
+    def _pass_with(self, parameters: Parameters) -> tuple[Trace, dict[str, Tensor], Tensor]:
+        """The frozen pass with these parameters, the loss gradients at its outputs, the loss."""
+        with torch.no_grad():
+            trace = feed_forward(self._relaxing, self.model, parameters, self.inputs)
+        outputs = {name: trace.activity[name] for name in self._relaxing.outputs}
+        value, drive = loss_gradient(self.loss, outputs, trace.returning, self.targets)
+        return trace, drive, value
+
+    def dynamics_with(
+        self, weights: Mapping[str, Tensor], feedback: Mapping[str, Tensor]
+    ) -> Dynamics:
+        """The dynamics on the same batch, after a feed-forward pass with other weights and ψ.
+
+        Args:
+            weights: by parameter; what isn't among them stays.
+            feedback: ψ by block, likewise.
+        """
+        trace, drive, _ = self._pass_with({**self._parameters, **weights})
+        psi = {**self.dynamics.feedback, **feedback}
+        return replace(self.dynamics, trace=trace, drive=drive, feedback=psi)
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
@@ -371,16 +390,7 @@ class Relaxation:
         learned = trajectory.learned
         if self.plasticity is None or learned is None:
             raise InputError("the weights stood still; read equilibrium, or gradients")
-        own = {n: W.shape for n, W in self._parameters.items()}
-        own |= {f"ψ of {block}": psi.shape for block, psi in self.dynamics.feedback.items()}
-        found = {n: W.shape[1:] for n, W in learned.weights.items()}
-        found |= {f"ψ of {block}": psi.shape[1:] for block, psi in learned.feedback.items()}
-        for name, shape in found.items():
-            if own.get(name) != shape:
-                raise InputError(
-                    f"the trajectory holds {name} of shape {list(shape)}, which this network has "
-                    f"not; pass a trajectory of this Relaxation"
-                )
+        moving.check_belongs(learned, self._parameters, self.dynamics.feedback)
         return self.plasticity, learned
 
     def __repr__(self) -> str:

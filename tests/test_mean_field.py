@@ -31,8 +31,9 @@ def flat(weights: dict[str, Tensor], feedback: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("feedback", ["transpose", "learned"])
 def test_a_stream_of_stimuli_tends_to_its_mean_field(feedback):
     case, rule, duration = problem(), Rule(feedback=feedback), 2.0
-    start = dict(case.model.state_dict())
+    start = {name: W.clone() for name, W in case.model.state_dict().items()}
     psi = feedback_of(case, rule, 3) or {}
+    psi_start = {block: each.clone() for block, each in psi.items()}
     errors = []
     for tau in (60.0, 240.0, 960.0):
         tau_psi = 2 * tau if feedback == "learned" else math.inf
@@ -69,6 +70,7 @@ def test_a_stream_of_stimuli_tends_to_its_mean_field(feedback):
     slopes = [math.log(b / a, 4) for a, b in itertools.pairwise(errors)]
     assert slopes == pytest.approx([-1, -1], abs=0.25)
     assert_same(case.model.state_dict(), start, 0.0)
+    assert_same(psi, psi_start, 0.0)
 
 
 @pytest.mark.parametrize("settings", [{"loss": "mse"}, {"tau": [0.5, 2.0, 1.0]}], ids=str)
