@@ -99,7 +99,7 @@ def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[s
     """Combinations of slow time constants, evenly chosen where there are many, and their looks."""
     letters = {"tau_w": "W", "tau_psi": "\\psi", "tau_z": "z"}
     cells = results.stack(cell=list(letters))
-    moving = [axis for axis in letters if np.isfinite(results[axis]).any()]
+    moving = slow_axes(results)
     chosen = np.unique(np.linspace(0, cells.sizes["cell"] - 1, _MOST_CURVES).round().astype(int))
     picked = [cells.isel(cell=i) for i in chosen]
     names = [
@@ -107,6 +107,11 @@ def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[s
         for cell in picked
     ]
     return picked, style.of(names)
+
+
+def slow_axes(results: xr.Dataset) -> list[str]:
+    """Names of the time constants of what moves."""
+    return [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
 
 
 def _first_that_followed(results: xr.Dataset) -> str:

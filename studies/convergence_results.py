@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
+from plots.following import slow_axes
 from studies import networks
 
 _TIME = "unit of tau_x"
@@ -105,7 +105,7 @@ def _moving(results: xr.Dataset) -> str:
     }
     columns = {name: heading for name, heading in columns.items() if name in results}
     last = results.isel(layer=0, record=-1, drop=True)[list(columns)].rename(columns)
-    slow = [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
+    slow = slow_axes(results)
     still = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
     frame = last.isel(still, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
     rows = frame.dropna(subset="error to BP").to_string(float_format="{:.4g}".format)

@@ -86,7 +86,7 @@ class Config:
             if len(values) < least or len(set(values)) < len(values):
                 raise InputError(
                     f"{name.replace('_', '-')} needs {least} or more values, for a map, "
-                    f"each once, got {list(values)}; pass such as 0.1 0.9, and each once"
+                    f"each once, got {list(values)}; pass as many that differ"
                 )
         for name, such_as in (_POSITIVE | _COUNTS).items():
             check_positive(name.replace("_", "-"), getattr(self, name), such_as)
