@@ -14,10 +14,11 @@ from torch.nn.parameter import UninitializedParameter
 from ardyn.closed_form import ClosedForm
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError, check_positive
-from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
-from ardyn.layers import Conv, PerMember, Weighted, identity
-from ardyn.network import Network
+from ardyn.network.activations import identity
+from ardyn.network.containers import tensors_in
+from ardyn.network.layers import Conv, PerMember, Weighted
+from ardyn.network.network import Network
 from ardyn.plasticity import (
     Plasticity,
     check_is_plasticity,
@@ -30,20 +31,26 @@ from ardyn.sweep import Sweep
 Value = TypeVar("Value")
 
 
-def as_inputs(inputs: object) -> tuple[Tensor, ...]:
-    """The module's inputs as a tuple.
+def as_inputs(inputs: Any) -> tuple[Tensor, ...]:
+    """Every tensor that a module is called with.
 
     Raises:
-        InputError: something that is not a tensor.
+        InputError: none, or something that should be one.
     """
-    several = isinstance(inputs, (tuple, list)) and any(isinstance(x, Tensor) for x in inputs)
-    given = tuple(inputs) if several else (inputs,)  # type: ignore[arg-type]
+    found = tuple(tensors_in(inputs))
+    is_call = isinstance(inputs, (tuple, dict)) or (isinstance(inputs, list) and found)
+    given = inputs if is_call and not isinstance(inputs, dict) else (inputs,)
     for name, x in numbered("inputs", given).items():
-        if not isinstance(x, Tensor):
+        if isinstance(x, np.ndarray) or not (is_call or isinstance(x, Tensor)):
             raise InputError(
                 f"{name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor"
             )
-    return given  # type: ignore[return-value]
+    if found and all(x.numel() == 0 for x in found):
+        raise InputError(
+            f"inputs must be [batch, …] with at least one sample, got "
+            f"{', '.join(str(list(x.shape)) for x in found)}; pass one or more"
+        )
+    return found
 
 
 def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
@@ -80,11 +87,15 @@ def check_differentiable(
             )
 
 
+def is_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether none of them holds NaN or infinity."""
+    sums = [x.detach().sum() for x in tensors if x.is_floating_point() or x.is_complex()]
+    return all(math.isfinite(abs(each)) for each in torch.stack(sums).tolist()) if sums else True
+
+
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
-    tensors = {name: x for name, x in tensors.items() if x.is_floating_point()}
-    sums = [x.sum() for x in tensors.values()]
-    if not sums or torch.stack(sums).isfinite().all():
+    if is_finite(tensors.values()):
         return
     for name, x in tensors.items():
         bad = (~x.isfinite()).nonzero()
@@ -94,24 +105,6 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
                 f"{name} holds {x[tuple(where)].item()} at {where} ({len(bad)} such values); "
                 f"replace what is not finite"
             )
-
-
-def check_matching(parameters: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> None:
-    """Raise InputError unless the inputs share the parameters' type and device, batch first."""
-    shapes = [list(x.shape) for x in inputs]
-    if any(x.ndim < 1 or len(x) == 0 for x in inputs) or len({shape[0] for shape in shapes}) > 1:
-        raise InputError(
-            f"inputs must be [batch, …] with at least one sample, of one batch size, got "
-            f"{', '.join(map(str, shapes))}; reshape them, a single sample with inputs[None]"
-        )
-    for x in inputs:
-        for name, p in parameters.items():
-            type_differs = x.is_floating_point() and p.dtype != x.dtype
-            if type_differs or p.device != x.device:
-                raise InputError(
-                    f"inputs are {x.dtype} on {x.device} but '{name}' is {p.dtype} on "
-                    f"{p.device}; convert one with .to()"
-                )
 
 
 def tau_of_each(tau: float | Sequence[float], units: Sequence[str]) -> dict[str, float]:
@@ -256,8 +249,8 @@ def check_plasticity(
         )
     if end is not None:
         check_window_within(plasticity.window, end)
-    check_untied(dynamics.trace.parameters)
-    for block in dynamics.trace.network.blocks:
+    check_untied(dynamics.forward_pass.parameters)
+    for block in dynamics.forward_pass.network.blocks:
         if block.layer.learns and not isinstance(block.layer, Weighted):
             raise InputError(
                 f"plasticity moves the weights of fully connected layers and convolutions, but "

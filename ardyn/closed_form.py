@@ -27,7 +27,7 @@ from torch.nn import functional
 from ardyn.dynamics import Dynamics
 from ardyn.errors import DivergenceError, InputError
 from ardyn.integrators import Fixed
-from ardyn.network import Block, Network
+from ardyn.network.network import Block, Network
 from ardyn.propagator import Scheme, propagator, time_integral, trace_propagator
 from ardyn.sweep import Sweep
 
@@ -65,16 +65,20 @@ class ClosedForm:
         Raises:
             DivergenceError: states beyond what the number format holds.
         """
-        network, like = dynamics.trace.network, dynamics.like
+        network, like = dynamics.forward_pass.network, dynamics.like
         tau, at = path_time_constants(dynamics), tuple(times.tolist())
+        carrier: Carrier[_Mixture]
         if len(at) == 1:
             shares, tails = _final_weights(self.of, tau, at[0], like.dtype, like.device)
-            kept = backward_sweep(dynamics, _States(network, shares, tails))
+            carrier = _States(network, shares, tails) if shares else _Settled()
         else:
             small = len(at) * len(tau) ** 2 <= _KEPT_AT_MOST
             find = _weights if small else _weights.__wrapped__
-            weights = find(self.of, tau, at, like.dtype, like.device)
-            kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(weights, x)))
+            weights, most = find(self.of, tau, at, like.dtype, like.device)
+            carrier = Stack(network, lambda unit, x: _mix(network, unit, weights, x), most)
+        if not isinstance(carrier, _Settled):
+            check_hooks(dynamics)
+        kept = backward_sweep(dynamics, carrier)
         _check_finite(dynamics, kept)
         return StackedActivities({unit: kept[unit] for unit in dynamics.tau})
 
@@ -88,11 +92,13 @@ class ClosedForm:
         tau = path_time_constants(dynamics)
         fading = torch.exp(-times / dynamics.tau_trace).to(dynamics.like)
         P = trace_propagator(tau, dynamics.tau_trace, times).to(dynamics.like)
-        network = dynamics.trace.network
-        kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(P, x, 1 - fading)))
+        network = dynamics.forward_pass.network
+        kept = backward_sweep(
+            dynamics, Stack(network, lambda unit, x: _mix(network, unit, P, x, 1 - fading))
+        )
         return {
             unit: torch.addcmul(kept[unit].states(), _spread(fading, x), x)
-            for unit, x in ((u, dynamics.trace.activity[u]) for u in dynamics.remembered)
+            for unit, x in ((u, dynamics.forward_pass.activity[u]) for u in dynamics.remembered)
         }
 
 
@@ -101,15 +107,18 @@ def integral(dynamics: Dynamics, start: float, end: float) -> dict[str, Tensor]:
 
     For dynamics that ``check_linear`` lets pass.
     """
-    network, tau = dynamics.trace.network, path_time_constants(dynamics)
+    check_hooks(dynamics)
+    network, tau = dynamics.forward_pass.network, path_time_constants(dynamics)
     P = time_integral(tau, start, end).to(dynamics.like)[None]
-    kept = backward_sweep(dynamics, Stack(network, lambda unit, x: _mix(P, x, end - start)))
+    kept = backward_sweep(
+        dynamics, Stack(network, lambda unit, x: _mix(network, unit, P, x, end - start))
+    )
     return {unit: kept[unit].states()[0] for unit in dynamics.tau}
 
 
 def check_linear(dynamics: Dynamics) -> None:
     """Raise InputError where there is no closed form; the message names a solver to use."""
-    cure = "use an adaptive solver such as Adaptive('dopri5') (--solver dopri5)"
+    cure = _CURE
     for block, rule in dynamics.rules.items():
         if not rule.is_linear:
             raise InputError(
@@ -117,17 +126,29 @@ def check_linear(dynamics: Dynamics) -> None:
                 f"{rule.relaxation_derivative!r} for block '{block}'; {cure}"
             )
     different = sorted(set(dynamics.tau.values()))
-    if len(different) > 1 and not dynamics.trace.network.is_chain:
+    if len(different) > 1 and not dynamics.forward_pass.network.is_chain:
         raise InputError(
             f"ClosedForm ('exact') needs one tau where paths of several lengths meet, got "
             f"{different[0]:g} to {different[-1]:g}; {cure}, or give all units one tau"
         )
 
 
+def check_hooks(dynamics: Dynamics) -> None:
+    """Raise InputError where hooks make pull-backs nonlinear: only the equilibrium is known."""
+    if not dynamics.forward_pass.network.is_linear:
+        raise InputError(
+            f"ClosedForm ('exact') needs linear pull-backs, but a hook on a gradient changes them "
+            f"in another way; {_CURE}, remove it, or relax so long that all is settled"
+        )
+
+
+_CURE = "use an adaptive solver such as Adaptive('dopri5') (--solver dopri5)"
+
+
 def path_time_constants(dynamics: Dynamics) -> tuple[float, ...]:
     """τ of the units along the longest path, from the lowest; on a graph they all have one."""
     tau = tuple(dynamics.tau.values())
-    network = dynamics.trace.network
+    network = dynamics.forward_pass.network
     return tau if network.is_chain else tau[:1] * network.depth
 
 
@@ -150,7 +171,7 @@ def backward_sweep(dynamics: Dynamics, carrier: Carrier[Kept]) -> dict[str, Kept
     Returns:
         {relaxing unit: what was kept}, from the top.
     """
-    start = {} if dynamics.starts_at_zero else dynamics.trace.activity
+    start = {} if dynamics.starts_at_zero else dynamics.forward_pass.activity
     kept: dict[str, Kept] = {}
 
     def send(block: Block, v: Tensor) -> Tensor:
@@ -159,23 +180,23 @@ def backward_sweep(dynamics: Dynamics, carrier: Carrier[Kept]) -> dict[str, Kept
         kept[block.name], carried = carrier.visit(block.name, v, start.get(block.name))
         return carried
 
-    def pull(block: Block, v: Tensor) -> tuple[Tensor, ...]:
-        pulled = zip(block.sources, dynamics.pull(block, v, {}), strict=True)
-        # Inputs, which are no blocks, take nothing.
-        return tuple(carrier.fit(source, x) if source in blocks else x for source, x in pulled)
+    def pull(block: Block, v: Tensor, sources: tuple[str, ...]) -> tuple[Tensor, ...]:
+        pulled = zip(sources, dynamics.pull(block, v, sources), strict=True)
+        return tuple(carrier.fit(source, x) for source, x in pulled)
 
-    blocks = dynamics.trace.network.block
     top = {output: carrier.top(output, drive) for output, drive in dynamics.drive.items()}
-    dynamics.trace.network.descend(top, send, pull)
+    dynamics.forward_pass.network.descend(top, send, pull)
     return kept
 
 
 def _check_finite(dynamics: Dynamics, kept: Mapping[str, "_Mixture"]) -> None:
     """Raise DivergenceError for infinities and NaN; from above they spread to the lowest."""
-    level = dynamics.trace.network.level
-    if all(math.isfinite(float(kept[unit].total())) for unit in kept if level[unit] == 1):
+    level = dynamics.forward_pass.network.level
+    if all(kept[unit].is_finite() for unit in kept if level[unit] == 1):
         return
-    unit = next(unit for unit in kept if not math.isfinite(float(kept[unit].total())))
+    unit = next((unit for unit in kept if not kept[unit].is_finite()), "")
+    if not unit:
+        return
     dtype = str(dynamics.like.dtype).removeprefix("torch.")
     raise DivergenceError(
         f"the closed form left the numbers of {dtype}, first seen in unit '{unit}'; scale the "
@@ -189,6 +210,8 @@ class Stack(Carrier[Kept]):
 
     network: Network
     keep: Callable[[str, Tensor], Kept]
+    most: int | None = None
+    """How many A^k e(0) are carried at most; the weights of those beyond are below rounding."""
 
     def top(self, output: str, drive: Tensor) -> Tensor:
         """g alone."""
@@ -197,7 +220,7 @@ class Stack(Carrier[Kept]):
     def visit(self, unit: str, v: Tensor, start: Tensor | None) -> tuple[Kept, Tensor]:
         """The unit's own e(0) joins as A⁰ e(0)."""
         g = v[:1]
-        stack = torch.cat([g, -g if start is None else start - g, v[1:]])
+        stack = torch.cat([g, -g if start is None else start - g, v[1:]])[: self._entries(unit)]
         return self.keep(unit, stack), stack
 
     def fit(self, source: str, pulled: Tensor) -> Tensor:
@@ -205,9 +228,32 @@ class Stack(Carrier[Kept]):
         return self._padded(source, pulled)
 
     def _padded(self, name: str, v: Tensor) -> Tensor:
-        entries = 1 + self.network.height[name] - self.network.block[name].relaxes
-        missing = entries - len(v)
+        missing = self._entries(name, self.network.block[name].relaxes) - len(v)
+        if missing < 0:
+            return v[:missing]
         return functional.pad(v, (0, 0) * (v.ndim - 1) + (0, missing)) if missing else v
+
+    def _entries(self, name: str, own: bool = False) -> int:
+        """g and the A^k e(0) at a block, its own e(0) left out where it is yet to come."""
+        height = self.network.height[name] - own
+        return 1 + (height if self.most is None else min(height, self.most))
+
+
+@dataclass(frozen=True)
+class _Settled(Carrier["_Mixture"]):
+    """g alone, so long after the start that nothing else is left in the numbers."""
+
+    def top(self, output: str, drive: Tensor) -> Tensor:
+        """The drive itself."""
+        return drive[None]
+
+    def visit(self, unit: str, v: Tensor, start: Tensor | None) -> tuple["_Mixture", Tensor]:
+        """x = g."""
+        return _Mixture(v), v
+
+    def fit(self, source: str, pulled: Tensor) -> Tensor:
+        """As it is."""
+        return pulled
 
 
 @dataclass(frozen=True)
@@ -243,7 +289,7 @@ class _States(Carrier["_Mixture"]):
 
 def _spread(weights: Tensor, x: Tensor) -> Tensor:
     """[entry], to multiply [batch, …] with."""
-    return weights.view(-1, *[1] * x.ndim)
+    return weights.view(-1, *[1] * x.ndim).to(x.dtype)
 
 
 class _Mixture:
@@ -258,25 +304,29 @@ class _Mixture:
         """[time, batch, …]; from then on the stack is let go."""
         if self._unmixed is not None:
             mix, stack = self._unmixed
-            self._states = torch.mm(mix, stack.flatten(1)).view(-1, *stack.shape[1:])
+            flat = stack.reshape(len(stack), -1)
+            self._states = torch.mm(mix.to(stack.dtype), flat).view(-1, *stack.shape[1:])
             self._unmixed = None
         assert self._states is not None
         return self._states
 
-    def total(self) -> Tensor:
-        """Sum of all that is held; not finite where an entry is not."""
-        return self.states().sum() if self._unmixed is None else self._unmixed[1].sum()
+    def is_finite(self) -> bool:
+        """Whether the sum of all that is held is: it is not where an entry is not."""
+        held = self.states() if self._unmixed is None else self._unmixed[1]
+        return math.isfinite(abs(held.sum().item()))
 
 
-def _mix(weights: Tensor, stack: Tensor, share: Tensor | float = 1.0) -> _Mixture:
+def _mix(
+    network: Network, unit: str, weights: Tensor, stack: Tensor, share: Tensor | float = 1.0
+) -> _Mixture:
     """The states at all times, ``share`` the weight of g in them, [time] or one for all.
 
     Mixed at once where they take less memory than the stack.
     """
-    height = len(stack) - 1
-    row = weights.shape[1] - height
+    row = weights.shape[1] - network.height[unit]
     of_g = torch.as_tensor(share).to(weights).expand(len(weights))[:, None]
-    mixture = _Mixture(stack, torch.cat([of_g, weights[:, row, row:]], dim=1))
+    of_e = weights[:, row, row : row + len(stack) - 1]
+    mixture = _Mixture(stack, torch.cat([of_g, of_e], dim=1))
     if len(weights) < len(stack):
         mixture.states()
     return mixture
@@ -315,19 +365,28 @@ def _weights(
     times: tuple[float, ...],
     dtype: torch.dtype,
     device: torch.device,
-) -> Tensor:
-    """P at each time, [time, unit, unit].
+) -> tuple[Tensor, int]:
+    """P at each time, [time, unit, unit], and how many of its diagonals count.
 
     Kept, as it depends on the settings alone: training asks for the same one at every batch.
     """
-    return propagator(scheme, tau, torch.tensor(times, dtype=torch.float64)).to(device, dtype)
+    P = propagator(scheme, tau, torch.tensor(times, dtype=torch.float64))
+    P = _without_rounding(P, dtype)
+    most = max((k + 1 for k in range(len(tau)) if P.diagonal(k, 1, 2).any()), default=0)
+    return P.to(device, dtype), most
+
+
+def _without_rounding(P: Tensor, dtype: torch.dtype) -> Tensor:
+    """P with zeros where no e(0) could matter beside g; the square leaves room for a small g."""
+    return torch.where(P.abs() < torch.finfo(dtype).eps ** 2, 0.0, P)
 
 
 @lru_cache(maxsize=8)
 def _final_weights(
     scheme: Scheme, tau: tuple[float, ...], time: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Shares and tails of ``_States``; kept for the same reason."""
+    """Shares and tails of ``_States``; kept for the same reason. No shares where all are 0."""
     P = propagator(scheme, tau, torch.tensor([time], dtype=torch.float64))[0]
+    P = _without_rounding(P, dtype)
     shares = tuple(P[: level + 1, level].flip(0).to(device, dtype) for level in range(len(tau)))
-    return shares, (1 - P.sum(1)).flip(0).to(device, dtype)
+    return shares if P.any() else (), (1 - P.sum(1)).flip(0).to(device, dtype)

@@ -1,37 +1,7 @@
-"""How far activities are from gradients; and those gradients, by autograd."""
-
-from collections.abc import Sequence
-from typing import Any
+"""How far activities are from gradients."""
 
 import torch
-from torch import Tensor, nn
-
-from ardyn.evaluate import Evaluator
-from ardyn.loss import LossFunction
-from ardyn.network import Network
-
-
-def bp_gradients(
-    model: nn.Module,
-    network: Network,
-    inputs: Sequence[Tensor],
-    targets: Any,
-    loss: LossFunction,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """∂𝓛/∂x̄ and x̄ of every unit, by autograd through the module's traced operations.
-
-    What comes out of these, and the gradients of all parameters, were compared with those of the
-    module itself when it was traced. [batch, …] each.
-    """
-    run = Evaluator(model, network.graph)
-    leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
-    with torch.enable_grad():
-        output = run.run(*leaves)
-        at = {node.name: value for node, value in run.env.items()}
-        values = [at[network.block[unit].node] for unit in network.units]
-        gradients = torch.autograd.grad(loss(output, targets), values, materialize_grads=True)
-    units = network.units
-    return dict(zip(units, gradients, strict=True)), dict(zip(units, values, strict=True))
+from torch import Tensor
 
 
 def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:
@@ -50,7 +20,7 @@ def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Te
 
 def cosine(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:
     """x · g / (‖x‖ ‖g‖) at each time; shapes as in ``relative_error``. NaN where x = 0."""
-    dot = _flat(x * reference, per_sample).sum(-1)
+    dot = _flat((x * reference.conj()).real, per_sample).sum(-1)
     return dot / (norm(x, per_sample) * norm(reference[None], per_sample))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ardyn.closed_form import Stack, backward_sweep, check_linear, path_time_constants
+from ardyn.closed_form import Stack, backward_sweep, check_hooks, check_linear, path_time_constants
 from ardyn.dynamics import Dynamics
 from ardyn.errors import DivergenceError, check_positive
 from ardyn.propagator import propagator
@@ -69,8 +69,9 @@ def exact_convergence_time(
         DivergenceError: it is beyond what the number format holds.
     """
     check_linear(dynamics)
+    check_hooks(dynamics)
     check_positive("tolerance", tolerance, such_as=1e-3)
-    tau, network = path_time_constants(dynamics), dynamics.trace.network
+    tau, network = path_time_constants(dynamics), dynamics.forward_pass.network
 
     def keep(unit: str, stack: Tensor) -> _Grams:
         return _grams(stack, reference[unit], per_sample)
@@ -91,13 +92,18 @@ def exact_convergence_time(
 
 def _grams(stack: Tensor, reference: Tensor, per_sample: bool) -> _Grams:
     """Gram matrix of [g − reference, e(0), A e(0), …], and ‖reference‖."""
-    entries = torch.cat([stack[:1] - reference, stack[1:]]).double()
-    entries = entries.reshape(*entries.shape[:2], -1)
+    entries = _real(torch.cat([stack[:1] - reference, stack[1:]]))
+    samples = len(reference) if reference.ndim else 1
+    entries = entries.reshape(len(entries), samples, -1)
     gram = torch.einsum("ibn,jbn->bij", entries, entries).cpu().numpy()
-    squared = reference.double().reshape(len(reference), -1).square().sum(1).cpu().numpy()
+    squared = _real(reference).reshape(samples, -1).square().sum(1).cpu().numpy()
     if not per_sample:
         gram, squared = gram.sum(0, keepdims=True), squared.sum(keepdims=True)
     return list(zip(gram, np.sqrt(squared), strict=True))
+
+
+def _real(x: Tensor) -> Tensor:
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double()
 
 
 @dataclass(frozen=True)

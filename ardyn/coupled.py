@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ardyn.dynamics import Dynamics
 from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
-from ardyn.layers import PerMember
+from ardyn.network.layers import PerMember
 from ardyn.plasticity import ROUNDING, Plasticity, learn
 from ardyn.solve import Solution
 from ardyn.state import State
@@ -38,15 +38,15 @@ class Coupled:
         dynamics: Dynamics, plasticity: Plasticity, fast: State, since: float = 0.0
     ) -> "Coupled":
         """From activities and traces, with the weights as the dynamics have them."""
-        trace = dynamics.trace
+        passed = dynamics.forward_pass
         learned = [
             block
             for block, psi in dynamics.feedback.items()
             if dynamics.rules[block].feedback == "learned"
         ]
         weights = {
-            name: trace.parameters[name]
-            for block in trace.network.blocks
+            name: passed.parameters[name]
+            for block in passed.network.blocks
             for name in (getattr(block.layer, "weight", None), getattr(block.layer, "bias", None))
             if name is not None and name not in dynamics.held
         }
@@ -95,11 +95,11 @@ class Coupled:
 
     def at(self, state: State) -> Dynamics:
         """The dynamics with the weights of a state."""
-        trace = self.dynamics.trace
-        parameters = {**trace.parameters, **state.weights}
+        passed = self.dynamics.forward_pass
+        parameters = {**passed.parameters, **state.weights}
         return replace(
             self.dynamics,
-            trace=replace(trace, parameters=parameters),
+            forward_pass=replace(passed, parameters=parameters),
             feedback={**self.dynamics.feedback, **state.feedback},
         )
 
@@ -137,10 +137,10 @@ def slow_rate(
 
 def members(dynamics: Dynamics) -> int:
     """How many networks share the batch: those of an ensemble, else one."""
-    trace = dynamics.trace
-    layers = (block.layer for block in trace.network.blocks)
+    passed = dynamics.forward_pass
+    layers = (block.layer for block in passed.network.blocks)
     stacked = [each.weight for each in layers if isinstance(each, PerMember)]
-    return len(trace.parameters[stacked[0]]) if stacked else 1
+    return len(passed.parameters[stacked[0]]) if stacked else 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -250,6 +250,6 @@ def _learned(kept: list[tuple[float, Dynamics]], plasticity: Plasticity) -> Lear
     of = Coupled.of(kept[0][1], plasticity, State({})).initial()
     return Learned(
         torch.tensor([t for t, _ in kept], dtype=torch.float64),
-        {n: torch.stack([each.trace.parameters[n] for _, each in kept]) for n in of.weights},
+        {n: torch.stack([each.forward_pass.parameters[n] for _, each in kept]) for n in of.weights},
         {n: torch.stack([each.feedback[n] for _, each in kept]) for n in of.feedback},
     )

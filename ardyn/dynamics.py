@@ -1,6 +1,6 @@
 """Dynamics: the right-hand side of the relaxation, d(state)/dt. Knows no solver."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ardyn import plasticity
-from ardyn.layers import Operation, activate, identity, scale
-from ardyn.network import Block
+from ardyn.network.activations import activate, identity, scale
+from ardyn.network.forward_pass import ForwardPass
+from ardyn.network.layers import Operation
+from ardyn.network.network import Block
+from ardyn.network.watching import Cut
 from ardyn.rule import Derivative, Rule
 from ardyn.state import State
-from ardyn.trace import Trace
-
-EMPTY: Mapping[str, Tensor] = {}
 
 
 def relax(x: Tensor, drive: Tensor, tau: float) -> Tensor:
@@ -30,7 +30,7 @@ class Dynamics:
     Time is in whatever unit the time constants are given in.
     """
 
-    trace: Trace
+    forward_pass: ForwardPass
     drive: Mapping[str, Tensor]
     """∂𝓛/∂x̄ of each output, [batch, …]: frozen, never recomputed from the relaxing output."""
     rules: Mapping[str, Rule]
@@ -50,7 +50,8 @@ class Dynamics:
     @property
     def is_linear(self) -> bool:
         """Whether the whole system is linear in x."""
-        return all(rule.is_linear for rule in self.rules.values())
+        is_linear = self.forward_pass.network.is_linear
+        return is_linear and all(rule.is_linear for rule in self.rules.values())
 
     @property
     def like(self) -> Tensor:
@@ -71,7 +72,7 @@ class Dynamics:
     @cached_property
     def remembered(self) -> tuple[str, ...]:
         """Units whose activity trace z the weight update reads."""
-        network = self.trace.network
+        network = self.forward_pass.network
         wanted: set[str] = set()
         for block in reversed(network.blocks):
             traced = self.rules[block.name].update_activity == "trace" and block.layer.learns
@@ -82,14 +83,15 @@ class Dynamics:
     @cached_property
     def clamped(self) -> dict[str, Tensor]:
         """Outputs that don't relax, x^L ≡ g^L."""
-        return {unit: g for unit, g in self.drive.items() if unit not in self.tau}
+        ends = self.forward_pass.network.terminal
+        return {unit: g for unit, g in self.drive.items() if unit in ends and unit not in self.tau}
 
     def initial(self) -> State:
         """x(0), feed-forward or zero, and z(0) = x̄."""
-        x = {unit: self.trace.activity[unit] for unit in self.tau}
+        x = {unit: self.forward_pass.activity[unit] for unit in self.tau}
         if self.starts_at_zero:
             x = {unit: torch.zeros_like(value) for unit, value in x.items()}
-        return State(x, {unit: self.trace.activity[unit] for unit in self.remembered})
+        return State(x, {unit: self.forward_pass.activity[unit] for unit in self.remembered})
 
     def __call__(self, t: Tensor | float, state: State) -> State:
         """d(state)/dt, all units in parallel; autonomous, so ``t`` plays no part."""
@@ -125,64 +127,66 @@ class Dynamics:
     def descend(
         self,
         send: Callable[[Block, Tensor], Tensor],
-        x: Mapping[str, Tensor] = EMPTY,
+        x: "Activities | None" = None,
         top: Mapping[str, Tensor] | None = None,
     ) -> None:
         """``Network.descend`` from the loss gradient, or another ``top``, by this Rule's pulls."""
         top = self.drive if top is None else top
-        self.trace.network.descend(top, send, lambda block, v: self.pull(block, v, x))
+        self.forward_pass.network.descend(
+            top, send, lambda block, v, sources: self.pull(block, v, sources, x)
+        )
 
-    def pull(self, block: Block, v: Tensor, x: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def pull(
+        self, block: Block, v: Tensor, sources: tuple[str, ...], x: "Activities | None" = None
+    ) -> tuple[Tensor, ...]:
         """pull_l(v) = (v ⊙ f′(a^l)) W, or with ψᵀ in W's place: what a block sends back.
 
         ``v`` is [entry, batch, …], or without the first axis; ``x`` the current activities, for a
-        derivative taken there.
+        derivative taken there. One tensor for each of these sources.
         """
         slope = self.derivative(self.rules[block.name].relaxation_derivative, block, x)
-        return self.pull_linear(block, scale(v, slope))
+        psi = self.feedback.get(block.name)
+        return self.forward_pass.pull(block, scale(v, slope), sources, psi)
 
-    def pull_linear(self, block: Block, v: Tensor) -> tuple[Tensor, ...]:
-        """v W, or v ψᵀ; for any other operation its vector–Jacobian product at the frozen pass."""
-        if isinstance(block.layer, Operation):
-            return self.trace.local[block.name].pull(v)
-        psi, below = self.feedback.get(block.name), self.trace.activity[block.sources[0]]
-        return (block.layer.send_back(self.trace.parameters, v, psi, below),)
-
-    def derivative(
-        self, choice: Derivative, block: Block, x: Mapping[str, Tensor]
-    ) -> Tensor | None:
+    def derivative(self, choice: Derivative, block: Block, x: "Activities | None") -> Tensor | None:
         """f′ of a block as the Rule takes it, shaped like its unit; None stands for f′ = 1."""
         if block.activation is identity:
             return None
         match choice:
             case "frozen":
-                return self.trace.derivative[block.name]
+                return self.forward_pass.derivative[block.name]
             case "current":
-                below = [x[source] for source in block.sources]
-                return activate(block.activation, self.preactivation(block, below))[1]
+                assert x is not None
+                return activate(block.activation, self.preactivation(block, x))[1]
             case "postsynaptic":
+                assert x is not None
                 return activate(block.activation, x[block.name])[1]
             case "dropped":
                 return None
 
-    def preactivation(self, block: Block, below: Sequence[Tensor]) -> Tensor:
-        """a = layer(x), at these activities of the sources."""
+    def preactivation(self, block: Block, x: "Activities") -> Tensor:
+        """a = layer(h), at these activities."""
         if isinstance(block.layer, Operation):
-            return self.trace.local[block.name].again(below)
-        return block.layer.forward(self.trace.parameters, below[0])
+            cut = x.repeated[block.name]
+            return (cut.joins or cut).value.detach()
+        return block.layer.forward(self.forward_pass.parameters, self.presynaptic(block, x))
 
-    def update(
-        self, block: Block, above: Tensor, slope: Tensor | None, below: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Eq. 2 of one block, {parameter name: gradient}; of any other operation by autograd."""
-        if isinstance(block.layer, Operation):
-            return self.trace.local[block.name].update(scale(above, slope))
-        x = below[block.sources[0]]
-        return plasticity.weight_gradient(block.layer, self.trace.parameters, above, slope, x)
+    def presynaptic(self, block: Block, x: "Activities") -> Tensor:
+        """h, what a layer with a local rule reads, at these activities."""
+        if all(source in self.forward_pass.network.inputs for source in block.sources):
+            return self.forward_pass.below[block.name]
+        if block.reads_as_is:
+            return x[block.sources[0]]
+        cut = x.repeated[block.name]
+        below = (cut.joins or cut).below
+        assert below is not None
+        return below.detach()
 
     def activities(self, activity: Mapping[str, Tensor]) -> "Activities":
         """Activities of all units: inputs and clamped outputs (x^L ≡ g^L) join the state."""
-        inputs = {name: self.trace.activity[name] for name in self.trace.network.inputs}
+        inputs = {
+            name: self.forward_pass.activity[name] for name in self.forward_pass.network.inputs
+        }
         return Activities(self, inputs | self.clamped | dict(activity))
 
     def equilibrium(self) -> dict[str, Tensor]:
@@ -199,7 +203,7 @@ class Dynamics:
     def samples(self, which: slice) -> "Dynamics":
         """The same dynamics, for some samples of the batch only."""
         drive = {unit: g[which] for unit, g in self.drive.items()}
-        return replace(self, trace=self.trace.samples(which), drive=drive)
+        return replace(self, forward_pass=self.forward_pass.samples(which), drive=drive)
 
     def _trace_rate(self, x: Mapping[str, Tensor], z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tau = self.tau_trace
@@ -207,14 +211,20 @@ class Dynamics:
 
 
 class Activities(dict[str, Tensor]):
-    """Current activities by name; what has no leak is computed from them when first asked for."""
+    """Current activities by name; what has no leak is computed from them when first asked for,
+
+    by a repeated run of the module with the units' values put in place.
+    """
 
     def __init__(self, dynamics: Dynamics, known: Mapping[str, Tensor]) -> None:
         super().__init__(known)
         self._dynamics = dynamics
 
     def __missing__(self, name: str) -> Tensor:
-        block = self._dynamics.trace.network.block[name]
-        below = [self[source] for source in block.sources]
-        self[name] = x = block.activation(self._dynamics.preactivation(block, below))
+        self[name] = x = self.repeated[name].leaf.detach()
         return x
+
+    @cached_property
+    def repeated(self) -> Mapping[str, Cut]:
+        """Every block of the repeated run."""
+        return self._dynamics.forward_pass.at(self)

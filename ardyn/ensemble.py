@@ -9,9 +9,10 @@ import copy
 from collections.abc import Callable, Sequence
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ardyn.errors import InputError
-from ardyn.graph import check_modes
 from ardyn.stacked import Stacked
 
 
@@ -30,7 +31,7 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     """
     if not models:
         raise InputError("an ensemble needs one or more modules, got none; pass such as [model]")
-    check_modes(models[0])
+    _check_modes(models[0])
     for number, model in enumerate(models):
         if _anatomy(model) != _anatomy(models[0]):
             raise InputError(
@@ -89,6 +90,16 @@ def _replaced(
         return made[""]
     memo = {id(model.get_submodule(path)): new for path, new in made.items()}
     return copy.deepcopy(model, memo)
+
+
+def _check_modes(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        draws = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (draws or isinstance(module, _NormBase)):
+            raise InputError(
+                f"{type(module).__name__} '{name}' is in training mode, where samples that share a "
+                f"batch with other members depend on chance or on each other; call model.eval()"
+            )
 
 
 def _check_stackable(model: nn.Module) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,39 +43,30 @@ def loss_function(loss: Loss) -> LossFunction:
     return partial(_sum_over_outputs, loss)
 
 
-def loss_gradient(
-    loss: Loss,
-    outputs: Mapping[str, Tensor],
-    returning: Callable[[Mapping[str, Tensor]], Any],
-    target: Any,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """𝓛 and the drive g^L = ∂𝓛/∂x̄^L of every output, by autograd.
+def evaluation(loss: Loss, target: Any) -> Callable[[Any], Tensor]:
+    """𝓛 as a function of what the module returns.
 
     Args:
-        outputs: x̄ of every output, [batch, …].
-        returning: what the module returns, as made of them; the loss is called with that.
         target: what the loss compares it with; for a loss by its name, arranged likewise, with None
             beside an output that it passes over.
-
-    Raises:
-        InputError: targets that don't fit the output, or a loss that isn't one finite number.
     """
-    with torch.enable_grad():
-        x = {name: value.detach().requires_grad_() for name, value in outputs.items()}
-        value = _value(loss, returning(x), target)
-        drive = torch.autograd.grad(value, tuple(x.values()), materialize_grads=True)
-    if not all(each.isfinite().all() for each in drive):
-        for name, each in outputs.items():
-            if not each.isfinite().all():
-                raise InputError(
-                    f"the feed-forward pass left the finite numbers by unit '{name}'; scale the "
-                    f"inputs or the weights down"
-                )
-        raise InputError(
-            f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
-            f"infinity in the targets"
-        )
-    return value.detach(), dict(zip(x, drive, strict=True))
+    return lambda output: _value(loss, output, target)
+
+
+def check_drive(loss: Loss, drive: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    """Raise InputError for loss gradients that are not finite; the message tells what is not."""
+    if all(each.isfinite().all() for each in drive.values()):
+        return
+    for name, each in outputs.items():
+        if not each.isfinite().all():
+            raise InputError(
+                f"the feed-forward pass left the finite numbers by unit '{name}'; scale the "
+                f"inputs or the weights down"
+            )
+    raise InputError(
+        f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
+        f"infinity in the targets"
+    )
 
 
 def loss_name(loss: Loss) -> str:

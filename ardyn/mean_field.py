@@ -29,7 +29,7 @@ from ardyn.state import State
 
 def mean_field(
     model: nn.Module,
-    inputs: Tensor | Sequence[Tensor],
+    inputs: Any,
     targets: Any,
     times: Sequence[float] | Tensor,
     plasticity: Plasticity,

@@ -1,18 +1,16 @@
 """Gradients that move with weights that learned during a relaxation, at each record of them."""
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ardyn.compare import bp_gradients
 from ardyn.coupled import Coupled, Learned
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
-from ardyn.loss import LossFunction
-from ardyn.network import Network
+from ardyn.network.agreement import uncut_gradients
+from ardyn.network.forward_pass import ForwardPass
 from ardyn.plasticity import Plasticity
 from ardyn.state import State
 
@@ -27,25 +25,17 @@ def equilibria(dynamics: Dynamics, plasticity: Plasticity, learned: Learned) -> 
     return {unit: torch.stack([each[unit] for each in found]) for unit in found[0]}
 
 
-def backprop_gradients(
-    model: nn.Module,
-    network: Network,
-    inputs: Sequence[Tensor],
-    targets: Any,
-    loss: LossFunction,
-    learned: Learned,
-) -> dict[str, Tensor]:
+def backprop_gradients(forward_pass: ForwardPass, learned: Learned) -> dict[str, Tensor]:
     """BP(t): ∂𝓛/∂x̄ after a feed-forward pass with the weights of each record, by autograd.
 
     {unit: [record, batch, …]}.
     """
-    model, found = copy.deepcopy(model), []
+    run, found = forward_pass.run, []
     for record in _records(learned):
-        with torch.no_grad():
-            for name, W in record.weights.items():
-                model.get_parameter(name).copy_(W)
-        found.append(bp_gradients(model, network, inputs, targets, loss)[0])
-    return {unit: torch.stack([each[unit] for each in found]) for unit in network.units}
+        weights = {name: W.detach().requires_grad_() for name, W in record.weights.items()}
+        other = replace(run, replaced=weights, parameters={**run.parameters, **weights})
+        found.append(uncut_gradients(forward_pass, other)[0])
+    return {unit: torch.stack([each[unit] for each in found]) for unit in found[0]}
 
 
 def check_belongs(

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from ardyn.errors import InputError, check_choice, is_number
-from ardyn.layers import LocalLayer, Parameters, scale
 
 Reduction = Literal["sum", "mean"]
 ROUNDING = 1e-9
@@ -105,17 +104,3 @@ def learn(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 
 def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:
     """τ_z dz/dt = x − z: the decaying trace of an activity."""
     return (x - z) / tau
-
-
-def weight_gradient(
-    layer: LocalLayer,
-    parameters: Parameters,
-    x_above: Tensor,
-    slope: Tensor | None,
-    x_below: Tensor,
-) -> dict[str, Tensor]:
-    """∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch (paper, Eq. 2).
-
-    Weights descend: W ← W − lr · ∂𝓛/∂W, as x^{l+1} settles on +∂𝓛/∂x^{l+1}.
-    """
-    return layer.update(parameters, scale(x_above, slope), x_below)

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ardyn import moving
-from ardyn.blocks import named_parameters, trace_network
 from ardyn.checks import (
     as_inputs,
     check_differentiable,
     check_finite,
-    check_matching,
     check_moves,
     check_plasticity,
     check_rules_matter,
@@ -26,34 +24,38 @@ from ardyn.checks import (
     check_tolerance,
     check_update_linear,
     checked_feedback,
+    is_finite,
     numbered,
     tau_of_each,
 )
 from ardyn.closed_form import ClosedForm, check_linear
-from ardyn.compare import bp_gradients
 from ardyn.convergence import exact_convergence_time
 from ardyn.coupled import Learned, relax_coupled
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError
 from ardyn.gradients import parameter_gradients
-from ardyn.graph import tensors_in
 from ardyn.integrators import Adaptive, Fixed
-from ardyn.layers import Parameters
-from ardyn.loss import Loss, loss_function, loss_gradient, loss_name
-from ardyn.network import Units
+from ardyn.loss import Loss, check_drive, evaluation, loss_name
+from ardyn.network.agreement import (
+    Driven,
+    feed_forward,
+    named_parameters,
+    uncut_gradients,
+)
+from ardyn.network.containers import tensors_in
+from ardyn.network.network import Units
 from ardyn.plasticity import Plasticity, check_window
 from ardyn.quasi_static import integrated_gradients
 from ardyn.rule import Rule, rule_of_each_block
 from ardyn.solve import SteadyState, as_times
 from ardyn.sweep import Sweep
-from ardyn.trace import Trace, feed_forward
 from ardyn.trajectory import Trajectory, choose_reference
 
 Solver = Adaptive | Fixed | Sweep | ClosedForm
 
 _CHANGED = (
     "the model's weights, the inputs or the targets changed after this Relaxation was made, or a "
-    "hook changes what its modules compute; make a new one, without hooks, or read its gradients "
+    "hook or a new part changes what its modules compute; make a new one, or read its gradients "
     "before the optimiser's step"
 )
 
@@ -62,9 +64,9 @@ class Relaxation:
     """The relaxation phase of AR on one batch, after the feed-forward pass.
 
     Args:
-        model: any module that torch.fx traces, in eval mode where that matters.
-        inputs: x⁰, [batch, …], in the model's type and on its device; a tuple for a module of
-            several inputs.
+        model: any module that backprop trains; its own run is watched, in whatever mode it is.
+        inputs: x⁰, [batch, …], in the model's type and on its device; for a module of several
+            inputs a tuple, or by their names a dict.
         targets: what the loss compares the output with, [batch, output], or class indices [batch];
             arranged as the module arranges its outputs, with None where one bears no loss.
         loss: "sse" (Σ (x − t)²), "mse", "cross_entropy", each summed over outputs, or a callable
@@ -76,9 +78,9 @@ class Relaxation:
             a convolution in the shape of its flattened kernel's transpose; ``random_feedback``
             draws them.
         tau_trace: τ_z of the activity trace, where the Rule's update activity is "trace".
-        units: "block": a leak for every layer with its activation; "operation": for every operation
-            that torch.fx traces. The equilibrium is the same; with more leaks on its way, a
-            gradient takes longer to arrive.
+        units: "block": a leak for every layer with its activation; "operation": for every torch
+            operation. The equilibrium is the same; with more leaks on its way, a gradient takes
+            longer to arrive.
         plasticity: weights that move while activities relax; by default they stand still.
 
     Raises:
@@ -88,7 +90,7 @@ class Relaxation:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor | Sequence[Tensor],
+        inputs: Any,
         targets: Any,
         loss: Loss = "sse",
         rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
@@ -98,34 +100,19 @@ class Relaxation:
         units: Units = "block",
         plasticity: Plasticity | None = None,
     ) -> None:
-        self.model, self.loss, self.plasticity = model, loss, plasticity
-        self.inputs, self.targets = as_inputs(inputs), targets
-        named = named_parameters(model)
-        check_differentiable(named, self.inputs, targets)
-        self._parameters = {name: p.detach() for name, p in named.items()}
-        check_matching(self._parameters, self.inputs)
-        check_finite({f"parameter '{name}'": p for name, p in self._parameters.items()})
-        self.network = trace_network(model, self.inputs, units)
-        rules = rule_of_each_block(rule, tuple(self.network.block))
-        check_rules_matter(self.network, rule)
-        check_tau_trace(tau_trace, rules.values())
-        is_clamped = next(iter(rules.values())).output == "clamped"
-        self._relaxing = self.network.clamped if is_clamped else self.network
-        if not self._relaxing.units:
-            raise InputError("no unit relaxes: one block and a clamped output; let it relax")
+        self.model, self.loss, self.plasticity, self.units = model, loss, plasticity, units
+        self.inputs, self.targets = inputs, targets
+        self._rule, self._tau, self._tau_trace = rule, tau, tau_trace
         self._feedback = feedback or {}
-        psi = checked_feedback(self._relaxing, self._parameters, rules, self._feedback)
-        time_constants = tau_of_each(tau, self._relaxing.units)
-        trace, drive = self._feed_forward()
-        held = frozenset(name for name, p in named.items() if not p.requires_grad)
-        self.dynamics = Dynamics(trace, drive, rules, psi, time_constants, tau_trace, held)
-        if plasticity is not None:
-            check_moves(plasticity, self.dynamics)
+        named = named_parameters(model)
+        check_differentiable(named, as_inputs(inputs), targets)
+        check_finite({f"parameter '{name}'": p for name, p in named.items()})
+        self._settle(self._feed_forward())
 
-    def again(self, inputs: Tensor | Sequence[Tensor], targets: Any) -> "Relaxation":
-        """The same on another batch of the same shape, with the weights as they are now.
+    def again(self, inputs: Any, targets: Any) -> "Relaxation":
+        """The same on another batch, with the weights as they are now.
 
-        For training: what doesn't change from batch to batch is not looked at again.
+        For training: where the network is the same, so is what was checked of it.
 
         Raises:
             InputError: inputs or targets that hold NaN or infinity, or targets that don't fit.
@@ -133,33 +120,77 @@ class Relaxation:
         other = copy.copy(self)
         for name in ("gradients", "equilibrium"):
             other.__dict__.pop(name, None)
-        other.inputs, other.targets = as_inputs(inputs), targets
-        named = named_parameters(self.model)
-        other._parameters = {name: p.detach() for name, p in named.items()}
-        trace, drive = other._feed_forward()
-        psi = {
-            block: self._feedback[block].detach().to(old)
-            for block, old in self.dynamics.feedback.items()
-        }
-        other.dynamics = replace(self.dynamics, trace=trace, drive=drive, feedback=psi)
+        other.inputs, other.targets = inputs, targets
+        driven = other._feed_forward()
+        if driven.forward_pass.network is self.network:
+            other.dynamics = other._after(driven, {})
+        else:
+            other._settle(driven)
         return other
 
-    def _feed_forward(self) -> tuple[Trace, dict[str, Tensor]]:
-        """The frozen pass, and the loss gradients at its outputs."""
-        check_finite(numbered("inputs", self.inputs))
-        buffers = self.model.buffers()
-        in_use = (*self._parameters.values(), *buffers, *self.inputs, *tensors_in(self.targets))
-        self._versions = [(tensor, tensor._version) for tensor in in_use]
-        trace, drive, self.loss_value = self._pass_with(self._parameters)
-        return trace, drive
+    def _settle(self, driven: Driven) -> None:
+        """Give every block of the network its Rule, ψ and time constant."""
+        self.network = driven.forward_pass.network
+        rules = rule_of_each_block(self._rule, tuple(self.network.block))
+        check_rules_matter(self.network, self._rule)
+        check_tau_trace(self._tau_trace, rules.values())
+        is_clamped = next(iter(rules.values())).output == "clamped"
+        self._relaxing = self.network.clamped if is_clamped else self.network
+        if not self._relaxing.units:
+            why = (
+                "one block and a clamped output; let it relax"
+                if is_clamped
+                else ("the module returns its parameters as they are; return what it computes")
+            )
+            raise InputError(f"no unit relaxes: {why}")
+        named = driven.forward_pass.run.parameters
+        self.dynamics = Dynamics(
+            replace(driven.forward_pass, network=self._relaxing),
+            driven.drive,
+            rules,
+            checked_feedback(self._relaxing, named, rules, self._feedback),
+            tau_of_each(self._tau, self._relaxing.units),
+            self._tau_trace,
+            frozenset(name for name, p in named.items() if not p.requires_grad),
+        )
+        if self.plasticity is not None:
+            check_moves(self.plasticity, self.dynamics)
 
-    def _pass_with(self, parameters: Parameters) -> tuple[Trace, dict[str, Tensor], Tensor]:
-        """The frozen pass with these parameters, the loss gradients at its outputs, the loss."""
-        with torch.no_grad():
-            trace = feed_forward(self._relaxing, self.model, parameters, self.inputs)
-        outputs = {name: trace.activity[name] for name in self._relaxing.outputs}
-        value, drive = loss_gradient(self.loss, outputs, trace.returning, self.targets)
-        return trace, drive, value
+    def _after(self, driven: Driven, feedback: Mapping[str, Tensor]) -> Dynamics:
+        """The dynamics after another feed-forward pass, with these ψ in place of the user's."""
+        psi = {
+            block: feedback[block] if block in feedback else self._feedback[block].detach().to(old)
+            for block, old in self.dynamics.feedback.items()
+        }
+        forward_pass = replace(driven.forward_pass, network=self._relaxing)
+        return replace(self.dynamics, forward_pass=forward_pass, drive=driven.drive, feedback=psi)
+
+    def _feed_forward(self) -> Driven:
+        """The frozen pass, and the loss gradients at its outputs."""
+        inputs = tensors_in(self.inputs)
+        try:
+            driven = self._pass_with({})
+        except InputError:
+            check_finite(numbered("inputs", inputs))
+            raise
+        # Infinities are no fault where a softmax alone reads them, as those of a mask.
+        below = driven.forward_pass.below.values()
+        if not is_finite(inputs) and not is_finite(below):
+            check_finite(numbered("inputs", inputs))
+        self.loss_value, self.penalty = driven.value, driven.penalty
+        run = driven.forward_pass.run
+        buffers = (b for m in run.modules.values() for b in m._buffers.values() if b is not None)
+        in_use = (*run.parameters.values(), *buffers, *inputs)
+        run.unchanged.watch((*in_use, *tensors_in(self.targets)))
+        return driven
+
+    def _pass_with(self, weights: Mapping[str, Tensor]) -> Driven:
+        """A feed-forward pass with these weights, the loss and its gradients at the outputs."""
+        evaluate = evaluation(self.loss, self.targets)
+        driven = feed_forward(self.model, self.inputs, evaluate, self.units, weights)
+        activity = driven.forward_pass.activity
+        check_drive(self.loss, driven.drive, {n: activity[n] for n in driven.drive})
+        return driven
 
     def dynamics_with(
         self, weights: Mapping[str, Tensor], feedback: Mapping[str, Tensor]
@@ -170,22 +201,22 @@ class Relaxation:
             weights: by parameter; what isn't among them stays.
             feedback: ψ by block, likewise.
         """
-        trace, drive, _ = self._pass_with({**self._parameters, **weights})
-        psi = {**self.dynamics.feedback, **feedback}
-        return replace(self.dynamics, trace=trace, drive=drive, feedback=psi)
+        return self._after(self._pass_with(weights), {**self.dynamics.feedback, **feedback})
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
-        """∂𝓛/∂x̄ of every unit, by autograd through the module itself, [batch, …] each."""
+        """∂𝓛/∂x̄ of every unit, by autograd through the uncut module, [batch, …] each."""
         self._check_unchanged()
-        loss = loss_function(self.loss)
-        found, values = bp_gradients(self.model, self.network, self.inputs, self.targets, loss)
-        if not all(
-            torch.allclose(values[unit], self.dynamics.trace.activity[unit], rtol=1e-3, atol=1e-6)
-            for unit in self.network.units
-        ):
-            raise InputError(_CHANGED)
-        return found
+        passed = self.dynamics.forward_pass
+        try:
+            found, values = uncut_gradients(passed, passed.run)
+        except InputError as error:
+            raise InputError(_CHANGED) from error
+        for unit in self.network.units:
+            x, then = values[unit], passed.activity[unit]
+            if x.shape != then.shape or not torch.allclose(x, then, rtol=1e-3, atol=1e-6):
+                raise InputError(_CHANGED)
+        return {unit: found[unit] for unit in self.network.units}
 
     @cached_property
     def equilibrium(self) -> dict[str, Tensor] | None:
@@ -375,10 +406,8 @@ class Relaxation:
             InputError: weights that did not move.
         """
         _, learned = self._moved(trajectory)
-        loss = loss_function(self.loss)
-        return moving.backprop_gradients(
-            self.model, self.network, self.inputs, self.targets, loss, learned
-        )
+        found = moving.backprop_gradients(self.dynamics.forward_pass, learned)
+        return {unit: found[unit] for unit in self.network.units}
 
     @property
     def _moves(self) -> bool:
@@ -390,17 +419,18 @@ class Relaxation:
         learned = trajectory.learned
         if self.plasticity is None or learned is None:
             raise InputError("the weights stood still; read equilibrium, or gradients")
-        moving.check_belongs(learned, self._parameters, self.dynamics.feedback)
+        parameters = self.dynamics.forward_pass.parameters
+        moving.check_belongs(learned, parameters, self.dynamics.feedback)
         return self.plasticity, learned
 
     def __repr__(self) -> str:
-        activity = self.dynamics.trace.activity
+        activity = self.dynamics.forward_pass.activity
         units = ", ".join(f"{unit} {list(activity[unit].shape)}" for unit in self.network.units)
         return f"<Relaxation of {type(self.model).__name__}: {units}>"
 
     def _check_unchanged(self) -> None:
         """Raise InputError if tensors were changed in place since the feed-forward pass."""
-        if any(tensor._version != version for tensor, version in self._versions):
+        if not self.dynamics.forward_pass.run.unchanged:
             raise InputError(_CHANGED)
 
     def _trajectory(

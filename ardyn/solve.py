@@ -5,7 +5,7 @@ Knows no network: only that there is a System with a state and a rate of change.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -49,7 +49,8 @@ class SteadyState:
     """Stop once ‖dx/dt‖ ≤ tolerance · ‖x‖ for every unit of every sample, or at the last time.
 
     Checked at the start of each step, at the cost of one evaluation; from then on the state is
-    held. Samples are checked one by one, so that a slow one cannot hide behind the rest.
+    held. Samples are checked one by one, so that a slow one cannot hide behind the rest; where
+    units have no batch size in common, all samples as one.
 
     Args:
         tolerance: relative rate, in 1/time.
@@ -63,13 +64,20 @@ class SteadyState:
     def is_reached(self, state: State, rate: State) -> Tensor:
         """Whether each sample is steady, [batch]."""
         fast = ((each.activity, each.trace) for each in (state, rate))
-        pairs = zip(*([*x.values(), *z.values()] for x, z in fast), strict=True)
-        steady = [_norm(dx) <= self.tolerance * _norm(x) for x, dx in pairs]
+        pairs = list(zip(*([*x.values(), *z.values()] for x, z in fast), strict=True))
+        size = samples_in(x for x, _ in pairs)
+        steady = [_norm(dx, size) <= self.tolerance * _norm(x, size) for x, dx in pairs]
         return torch.stack(steady).all(0)
 
 
-def _norm(x: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
+def samples_in(activities: Iterable[Tensor]) -> int:
+    """The batch size that activities have in common; 1 if there is none."""
+    sizes = {len(x) if x.ndim else 1 for x in activities}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _norm(x: Tensor, samples: int) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x.reshape(samples, -1), dim=1)
     return norm
 
 
@@ -115,8 +123,11 @@ class Watch:
         self.evaluations = 0
         self.is_held = False
         self.last_time, self.last_state = 0.0, self.names
-        x = self.names.tensors()[0]
-        self.steady_at = None if stop is None else x.new_full((x.shape[0],), torch.nan)
+        self.steady_at = None
+        if stop is not None:
+            fast = [*self.names.activity.values(), *self.names.trace.values()]
+            count = samples_in(fast)
+            self.steady_at = fast[0].new_full((count,), torch.nan, dtype=torch.float64)
 
     def __call__(self, t: Tensor | float, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.is_held:
@@ -162,10 +173,11 @@ class Watch:
         for unit, x in state.activity.items():
             bad = ~torch.isfinite(x)
             if bad.any():
-                sample = int(bad.nonzero()[0, x.ndim - self.names.activity[unit].ndim])
+                axis = x.ndim - self.names.activity[unit].ndim
+                of = f" of sample {int(bad.nonzero()[0, axis])}" if axis < x.ndim else ""
                 return DivergenceError(
-                    f"the relaxation left the finite numbers {when}, first seen in unit '{unit}' "
-                    f"of sample {sample}; use a shorter step, or an adaptive method"
+                    f"the relaxation left the finite numbers {when}, first seen in unit '{unit}'"
+                    f"{of}; use a shorter step, or an adaptive method"
                 )
         for name, x in state.named().items():
             if not torch.isfinite(x).all():

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.overrides import handle_torch_function, has_torch_function
+from torch.utils._pytree import tree_map
 
 from ardyn.errors import InputError
 
@@ -41,10 +43,17 @@ class Stacked(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Map over the members; tensors are [member · batch, …]."""
-        state = dict(self.named_parameters()) | dict(self.named_buffers())
-        own = [by_member(x, self.members) for x in inputs]
-        found = vmap(lambda state, *xs: functional_call(self.one, state, xs))(state, *own)
-        return fx.node.map_aggregate(found, lambda x: x.flatten(0, 1))  # type: ignore[union-attr]
+        return each_member(self, *inputs)
+
+
+def each_member(module: Stacked, *inputs: Tensor) -> Any:
+    """One call of torch's to whoever watches, in which every member runs on its own samples."""
+    if has_torch_function(inputs):
+        return handle_torch_function(each_member, inputs, module, *inputs)
+    state = dict(module.named_parameters()) | dict(module.named_buffers())
+    own = [by_member(x, module.members) for x in inputs]
+    found = vmap(lambda state, *xs: functional_call(module.one, state, xs))(state, *own)
+    return tree_map(lambda x: x.flatten(0, 1), found)
 
 
 def by_member(x: Tensor, members: int, axis: int = 0) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+import torch
 from torch import Tensor
 
 
@@ -20,8 +21,12 @@ class State:
     """ψ that move, by block."""
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor, in a fixed order."""
-        return tuple(x for each in fields(self) for x in getattr(self, each.name).values())
+        """Every tensor, in a fixed order; complex ones as [..., 2]: solvers know real numbers."""
+        return tuple(
+            torch.view_as_real(x) if x.is_complex() else x
+            for each in fields(self)
+            for x in getattr(self, each.name).values()
+        )
 
     def named(self) -> dict[str, Tensor]:
         """Every tensor, under a name that tells what it is."""
@@ -38,10 +43,15 @@ class State:
         }
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "State":
-        """A state of the same names, holding these tensors."""
+        """A state of the same names and types, holding these tensors."""
         rest = iter(tensors)
         filled = {
-            each.name: {name: next(rest) for name in getattr(self, each.name)}
+            each.name: {name: _of_type(next(rest), x) for name, x in own.items()}
             for each in fields(self)
+            for own in (getattr(self, each.name),)
         }
         return State(**filled)
+
+
+def _of_type(x: Tensor, like: Tensor) -> Tensor:
+    return torch.view_as_complex(x.contiguous()) if like.is_complex() else x.to(like.dtype)

@@ -12,9 +12,11 @@ from ardyn.checks import check_steps
 from ardyn.closed_form import ClosedForm
 from ardyn.ensemble import ensemble_size
 from ardyn.errors import InputError, check_choice, check_positive
-from ardyn.gradients import block_gradients, feedback_gradients, parameter_gradients
+from ardyn.gradients import accumulate
 from ardyn.loss import Loss, loss_function
-from ardyn.network import Units
+from ardyn.network.containers import tensors_in
+from ardyn.network.forward_pass import arguments_of
+from ardyn.network.network import Units
 from ardyn.plasticity import Plasticity, check_is_plasticity, check_window_within
 from ardyn.relaxation import Relaxation, Solver
 from ardyn.rule import Rule
@@ -22,7 +24,7 @@ from ardyn.rule import Rule
 
 def backward(
     model: nn.Module,
-    inputs: Tensor | Sequence[Tensor],
+    inputs: Any,
     targets: Any,
     loss: Loss = "sse",
     rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
@@ -59,27 +61,21 @@ def backward(
 def _relax_and_accumulate(
     sim: Relaxation, duration: float, solver: Solver, feedback: Mapping[str, Tensor]
 ) -> None:
-    model = sim.model
+    passed = sim.dynamics.forward_pass
+    if not any(p.requires_grad for p in passed.run.parameters.values()):
+        name = type(sim.model).__name__
+        raise InputError(f"no parameter of {name} requires a gradient; let one")
     final = sim.solve([duration], solver)
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
     with torch.no_grad():
-        changes = block_gradients(sim.dynamics, x, z)
-        gradients = parameter_gradients(changes)
-        learned = feedback_gradients(sim.dynamics, changes)
-    reached = {name: model.get_parameter(name) for name in gradients}
-    learning = {name: p for name, p in reached.items() if p.requires_grad}
-    if not learning:
-        raise InputError(f"no parameter of {type(model).__name__} requires a gradient; let one")
-    for name, parameter in learning.items():
-        _accumulate(parameter, gradients[name])
-    for block, gradient in learned.items():
-        _accumulate(feedback[block], gradient.clone())  # a view of the weights' own gradient
+        accumulate(sim.dynamics, x, z, sim.penalty, feedback)
 
 
-def backprop(model: nn.Module, inputs: Tensor, targets: Any, loss: Loss = "sse") -> Tensor:
+def backprop(model: nn.Module, inputs: Any, targets: Any, loss: Loss = "sse") -> Tensor:
     """The same by autograd, to compare with: fills ``.grad``, returns 𝓛, summed over the batch."""
-    value = loss_function(loss)(model(inputs), targets)
+    args, kwargs = arguments_of(inputs)
+    value = loss_function(loss)(model(*args, **kwargs), targets)
     torch.autograd.backward(value)
     return value.detach()
 
@@ -87,11 +83,6 @@ def backprop(model: nn.Module, inputs: Tensor, targets: Any, loss: Loss = "sse")
 def _learns_feedback(rule: Rule | Mapping[str, Rule]) -> bool:
     rules = [rule] if isinstance(rule, Rule) else rule.values()
     return any(each.feedback == "learned" for each in rules)
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    gradient = gradient.to(parameter)
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 Method = Literal["ar", "bp"]
@@ -168,7 +159,7 @@ class Learner:
         """ψ by block."""
         return list((self.feedback or {}).items())
 
-    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def step(self, inputs: Any, targets: Any) -> Tensor:
         """Learn from one batch; 𝓛 before the update, summed over samples, [].
 
         Raises:
@@ -180,7 +171,7 @@ class Learner:
         self.optimiser.step()
         return value
 
-    def fill_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def fill_gradients(self, inputs: Any, targets: Any) -> Tensor:
         """The first half of a step: ``.grad`` of everything that learns; returns 𝓛."""
         self.model.zero_grad()
         for _, psi in self.feedback_items:
@@ -197,7 +188,7 @@ class Learner:
         settings = (self.loss, self.rule, self.tau, self.feedback, self.tau_trace, self.units)
         return (*settings, self.plasticity)
 
-    def _live_through(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _live_through(self, inputs: Any, targets: Any) -> Tensor:
         """A stimulus during which weights move."""
         sim = Relaxation(self.model, inputs, targets, *self._settings)
         learned = sim.solve([self.duration], self.solver).learned
@@ -209,9 +200,9 @@ class Learner:
                     (self.feedback or {})[block].copy_(psi[-1])
         return sim.loss_value
 
-    def _relaxation(self, inputs: Tensor, targets: Tensor) -> Relaxation:
-        """Made once for each shape of a batch; what stays the same is not checked every time."""
-        shape = (inputs.shape, targets.shape)
+    def _relaxation(self, inputs: Any, targets: Any) -> Relaxation:
+        """Of a batch; where the network is one that was seen, its checks are not made again."""
+        shape = tuple(x.shape for x in tensors_in((inputs, targets)))
         if shape in self._made:
             sim = self._made[shape].again(inputs, targets)
         else:

@@ -14,6 +14,7 @@ from ardyn import compare
 from ardyn.convergence import crossing_time
 from ardyn.coupled import Learned
 from ardyn.errors import InputError, check_positive
+from ardyn.solve import samples_in
 
 
 class References(Protocol):
@@ -98,7 +99,7 @@ class Trajectory:
     @property
     def stop_reason(self) -> list[str]:
         """Per sample why the relaxation ended: "steady state" or "last time"."""
-        batch = next(iter(self.activities.values())).shape[1]
+        batch = samples_in(x[0] for x in self.activities.values())
         steady = torch.full((batch,), torch.nan) if self.steady_at is None else self.steady_at
         return ["last time" if t.isnan() else "steady state" for t in steady]
 
@@ -156,6 +157,8 @@ class Trajectory:
         Weights that moved, and ψ, are in it as ``learned`` has them.
         """
         learned = self.learned or Learned(self.times)
+        first = next(iter(self.activities.values()))
+        batch = first.shape[1] if first.ndim > 1 else 0
         kinds: dict[str, tuple[Mapping[str, Tensor], str]] = {
             "weight": (learned.weights, "parameter {} as it moved"),
             "feedback": (learned.feedback, "feedback weights ψ of block {} as they moved"),
@@ -166,7 +169,7 @@ class Trajectory:
         }
         dataset = xr.Dataset(
             {
-                f"{kind}_{unit}": _variable(kind, unit, x, long_name)
+                f"{kind}_{unit}": _variable(kind, unit, x, long_name, batch)
                 for kind, (tensors, long_name) in kinds.items()
                 for unit, x in tensors.items()
             },
@@ -281,11 +284,19 @@ class _Stored:
 
 
 def _tensor(values: xr.DataArray) -> Tensor:
-    return torch.tensor(values.to_numpy())
+    x = torch.tensor(values.to_numpy())
+    return torch.view_as_complex(x) if values.attrs.get("complex") else x
 
 
-def _variable(kind: str, unit: str, x: Tensor, long_name: str) -> xr.Variable:
+def _variable(kind: str, unit: str, x: Tensor, long_name: str, batch: int) -> xr.Variable:
+    """A tensor with named axes; complex numbers as a last axis of two, and half ones as float32."""
     lead = _LEADING_AXES.get(kind, ("sample",))
+    attributes: dict[str, object] = {"long_name": long_name.format(unit)}
+    if x.is_complex():
+        x, attributes["complex"] = torch.view_as_real(x.resolve_conj()), 1
+    if lead[-1] == "sample" and (x.ndim < len(lead) or x.shape[len(lead) - 1] != batch):
+        lead = lead[:-1]  # of another size than the batch
     owner = f"{kind}_{unit}" if lead == ("record",) else unit
     axes = tuple(f"{owner}_axis{i}" for i in range(x.ndim - len(lead)))
-    return xr.Variable(lead + axes, x.cpu().numpy(), {"long_name": long_name.format(unit)})
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return xr.Variable(lead + axes, x.cpu().numpy(), attributes)

@@ -29,10 +29,10 @@ def _cases(device: str) -> Cases:
     dynamics = sim.dynamics
     coupled = Coupled.of(dynamics, plasticity, dynamics.initial())
     state, fast = coupled.initial(), dynamics.initial()
-    trace = dynamics.trace
-    weights = [trace.parameters[f"fc{i}.weight"].clone() for i in (1, 2, 3, 4)]
-    slopes = [trace.derivative[f"fc{i}"] for i in (1, 2, 3)]
-    below = [inputs, *(trace.activity[f"fc{i}"] for i in (1, 2, 3))]
+    passed = dynamics.forward_pass
+    weights = [passed.parameters[f"fc{i}.weight"].clone() for i in (1, 2, 3, 4)]
+    slopes = [passed.derivative[f"fc{i}"] for i in (1, 2, 3)]
+    below = [inputs, *(passed.activity[f"fc{i}"] for i in (1, 2, 3))]
 
     def bare() -> None:
         x = [state.activity[f"fc{i}"] for i in (1, 2, 3, 4)]

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 import ardyn
-from ardyn.layers import scale
+from ardyn.network.activations import scale
 from benchmarks.timing import Cases, Row, main
 
 ROWS = (
@@ -33,9 +33,9 @@ def _cases(device: str) -> Cases:
     labels = torch.randint(10, (64,), generator=generator)
     targets = functional.one_hot(labels, 10).float().to(device)
     sim = ardyn.Relaxation(model, inputs, targets)
-    trace = sim.dynamics.trace
+    passed = sim.dynamics.forward_pass
     hidden = [
-        (trace.derivative.get(f"fc{i}"), trace.parameters[f"fc{i}.weight"]) for i in (4, 3, 2)
+        (passed.derivative.get(f"fc{i}"), passed.parameters[f"fc{i}.weight"]) for i in (4, 3, 2)
     ]
     times = torch.linspace(0.05, 10, 200)
     euler, sweep = ardyn.Fixed("euler", step=0.1), ardyn.Sweep(step=0.1)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import ardyn
 from ardyn.errors import ArdynError, DivergenceError, InputError, check_choice, check_positive
-from ardyn.network import Units
+from ardyn.network.network import Units
 from ardyn.relaxation import Solver
 from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.trajectory import choose_reference

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import ardyn
 from ardyn.compare import cosine, norm, norm_ratio, relative_error
 from ardyn.convergence import crossing_time
-from ardyn.network import Units
+from ardyn.network.network import Units
 from ardyn.relaxation import Solver
 
 LEVELS = 7

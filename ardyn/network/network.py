@@ -1,13 +1,14 @@
-"""Network: a graph of blocks, and which of them are relaxing units."""
+"""Network: blocks in feed-forward order, and which of them are relaxing units."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from ardyn.layers import Activation, Layer, identity
+from ardyn.network.activations import Activation, identity
+from ardyn.network.layers import Layer, Operation
 
 INPUT = "input"
 """The network's input x⁰: the one source that does not relax. Of several, "input.NAME" each."""
@@ -18,20 +19,22 @@ UNITS = get_args(Units)
 
 @dataclass(frozen=True)
 class Block:
-    """x = f(a), a = layer(x of the sources): a layer with its activation, or one operation."""
+    """x = f(a), a = layer(h): a layer with its activation, or whatever lies between two cuts.
+
+    h is computed from the values of the sources, without parameters; what does so is differentiated
+    by autograd, and passes on at once what it is sent.
+    """
 
     name: str
     """Name of the block and of the unit it drives: its layer's module name."""
     sources: tuple[str, ...]
     """Blocks and inputs that it reads, where gradients flow."""
     layer: Layer
-    node: str
-    """Name of the traced operation whose value is the unit's activity."""
     activation: Activation = identity
     relaxes: bool = True
     """Whether it drives a unit with a leak; else it passes on at once what it is sent."""
-    head: str = ""
-    """Name of the first of its traced operations, where that isn't ``node``."""
+    reads_as_is: bool = True
+    """Whether h is the value of its only source, as it is."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,11 @@ class Network:
     """Blocks in feed-forward order; structure only, it holds no parameter values."""
 
     blocks: tuple[Block, ...]
-    graph: fx.Graph
-    """The traced operations, to run through the module itself."""
-    returned: Any
-    """What the module returns: a traced operation, or tuples, lists and dicts of them."""
     outputs: tuple[str, ...]
-    """Blocks whose values it returns."""
+    """Blocks whose values the loss reads."""
     inputs: tuple[str, ...] = (INPUT,)
+    is_linear: bool = True
+    """Whether every pull-back at the frozen pass is; hooks on gradients can change that."""
 
     @cached_property
     def units(self) -> tuple[str, ...]:
@@ -70,6 +71,16 @@ class Network:
             replace(b, relaxes=b.relaxes and b.name not in self.terminal) for b in self.blocks
         )
         return replace(self, blocks=tuple(blocks))
+
+    @cached_property
+    def by_autograd(self) -> "Network":
+        """The same without local rules: every block as autograd differentiates it."""
+
+        def plain(block: Block) -> Block:
+            layer = Operation(tuple(name for name in block.layer.names if name is not None))
+            return replace(block, layer=layer, activation=identity, reads_as_is=False)
+
+        return replace(self, blocks=tuple(map(plain, self.blocks)))
 
     @cached_property
     def is_chain(self) -> bool:
@@ -98,7 +109,7 @@ class Network:
                 height[source] = max(height.get(source, 0), own)
         return height
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Units on the longest path."""
         return max(self.level.values())
@@ -112,30 +123,26 @@ class Network:
                 found.add(block.name)
         return frozenset(found)
 
-    @cached_property
-    def towards_parameters(self) -> frozenset[str]:
-        """Blocks without a leak that learn, and those that pass on to one that does."""
-        found: set[str] = set()
-        for block in self.blocks:
-            if not block.relaxes and (block.layer.learns or found.intersection(block.sources)):
-                found.add(block.name)
-        return frozenset(found)
-
     def descend(
         self,
         top: Mapping[str, Tensor],
         send: Callable[[Block, Tensor], Tensor],
-        pull: Callable[[Block, Tensor], tuple[Tensor, ...]],
+        pull: Callable[[Block, Tensor, tuple[str, ...]], tuple[Tensor, ...]],
         towards: frozenset[str] | None = None,
-    ) -> None:
+    ) -> dict[str, Tensor]:
         """Visit the blocks from the outputs down; the one backward sweep that everything shares.
 
         A unit's drive is the sum of what its children pull back (paper, Eq. 7), and for some
         ``top``, from where the sweep starts. ``send(block, drive)`` returns what the block's unit
-        passes on below, and ``pull(block, v)`` what the block makes of that, one tensor per source.
+        passes on below, and ``pull(block, v, sources)`` what the block makes of that, one tensor
+        for each of these sources.
 
         Args:
-            towards: blocks that take drives; by default those on the way to a relaxing unit.
+            towards: blocks and inputs that take drives; by default the blocks on the way to a
+                relaxing unit.
+
+        Returns:
+            What arrives at the inputs among them.
         """
         towards = self.towards_units if towards is None else towards
         drive = dict(top)
@@ -143,8 +150,9 @@ class Network:
             if block.name not in drive:
                 continue
             sent = send(block, drive.pop(block.name))
-            if towards.isdisjoint(block.sources):
+            sources = tuple(source for source in block.sources if source in towards)
+            if not sources:
                 continue
-            for source, pulled in zip(block.sources, pull(block, sent), strict=True):
-                if source in towards:
-                    drive[source] = drive[source] + pulled if source in drive else pulled
+            for source, pulled in zip(sources, pull(block, sent, sources), strict=True):
+                drive[source] = drive[source] + pulled if source in drive else pulled
+        return drive

@@ -1,22 +1,23 @@
-"""The local rules of each kind of layer: forward, send back, weight update.
+"""The local rules of layers, forward, send back, weight update; and which calls are of one.
 
 A layer holds the *names* of its parameters, never their values: the values are handed in, so that
 they may move in time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ardyn.stacked import by_member
+from ardyn.network.activations import scale
+from ardyn.stacked import Stacked, by_member, each_member
 
 Parameters = Mapping[str, Tensor]
-Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,14 @@ class Linear:
 
     def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         """vᵀ x for W and Σ v for b, summed over the batch (paper, Eq. 2)."""
-        v, x = v.reshape(-1, v.shape[-1]), x.reshape(-1, x.shape[-1])
+        v, x = v[None].flatten(0, -2), x[None].flatten(0, -2)
         weight = {self.weight: v.mT @ x}
         return weight if self.bias is None else weight | {self.bias: v.sum(0)}
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """Of its parameters."""
+        return self.weight, self.bias
 
     def matrix(self, W: Tensor) -> Tensor:
         """W, [n_{l+1}, n_l]; ψ is shaped like its transpose."""
@@ -66,6 +72,11 @@ class Conv:
     output_padding: tuple[int, ...]
     groups: int
     learns: ClassVar[bool] = True
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """Of its parameters."""
+        return self.weight, self.bias
 
     @property
     def _geometry(self) -> _Geometry:
@@ -123,6 +134,11 @@ class PerMember:
     learns: ClassVar[bool] = True
 
     @property
+    def names(self) -> tuple[str | None, ...]:
+        """Of its parameters."""
+        return self.layer.names
+
+    @property
     def weight(self) -> str:
         """Name of the weights, [member, …]."""
         return self.layer.weight
@@ -170,6 +186,7 @@ class PassThrough:
     """No layer: an activation that stands alone. a = x, nothing to learn."""
 
     weight: ClassVar[None] = None
+    names: ClassVar[tuple[str | None, ...]] = ()
     learns: ClassVar[bool] = False
 
     def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
@@ -190,9 +207,12 @@ class Operation:
     """Anything else: autograd differentiates it at the frozen pass, whatever the Rule."""
 
     parameters: tuple[str, ...] = ()
-    """Names of the parameters that it reads itself."""
-    part: tuple[object, ...] = ()
-    """Indices of the part of its value that counts, where it returns a tuple."""
+    """Names of the parameters that it reads."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its parameters."""
+        return self.parameters
 
     @property
     def learns(self) -> bool:
@@ -209,62 +229,117 @@ def _bias(layer: Linear | Conv, parameters: Parameters) -> Tensor | None:
     return None if layer.bias is None else parameters[layer.bias]
 
 
-def identity(x: Tensor) -> Tensor:
-    """f(a) = a."""
-    return x
+def weight_gradient(
+    layer: LocalLayer,
+    parameters: Parameters,
+    x_above: Tensor,
+    slope: Tensor | None,
+    x_below: Tensor,
+) -> dict[str, Tensor]:
+    """∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch (paper, Eq. 2).
+
+    Weights descend: W ← W − lr · ∂𝓛/∂W, as x^{l+1} settles on +∂𝓛/∂x^{l+1}.
+    """
+    return layer.update(parameters, scale(x_above, slope), x_below)
 
 
-def scale(v: Tensor, slope: Tensor | None) -> Tensor:
-    """v ⊙ f′; None stands for f′ = 1."""
-    return v if slope is None else v * slope
-
-
-SLOPES: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    torch.tanh: lambda y: torch.addcmul(y.new_ones(()), y, y, value=-1),  # 1 − y², in one pass
-    torch.sigmoid: lambda y: y * (1 - y),
-    torch.relu: lambda y: (y > 0).to(y),
+_CONVOLUTIONS: Mapping[Any, bool] = {
+    torch.conv1d: False,
+    torch.conv2d: False,
+    torch.conv3d: False,
+    torch.conv_transpose1d: True,
+    torch.conv_transpose2d: True,
+    torch.conv_transpose3d: True,
 }
-"""f′(a) as a function of y = f(a)."""
+"""Whether each is transposed."""
+LAYERS = frozenset({functional.linear, each_member, *_CONVOLUTIONS})
+"""Calls that may be of a layer with a local rule."""
+_SHARED = ("input", "weight", "bias", "stride", "padding")
+_ARGUMENTS: Mapping[bool, tuple[str, ...]] = {
+    False: (*_SHARED, "dilation", "groups"),
+    True: (*_SHARED, "output_padding", "groups", "dilation"),
+}
+Name = Callable[[object], str | None]
+"""The name of a parameter, None of anything else."""
 
 
-def activate(f: Activation, a: Tensor) -> tuple[Tensor, Tensor]:
-    """f(a) and f′(a) of an elementwise f, both shaped like a; f′ by ``SLOPES``, or by autograd."""
-    a = a.detach()
-    if f in SLOPES:
-        y = f(a)
-        return y, SLOPES[f](y)
-    with torch.enable_grad():
-        y = f(a.requires_grad_())
-        (slope,) = torch.autograd.grad(y, a, torch.ones_like(y))
-    return y.detach(), slope
+def called_layer(
+    function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: Name
+) -> tuple[Weighted, Tensor] | None:
+    """The fully connected layer or convolution that a torch call applies, and to what.
+
+    None for other calls, and where a local rule would not be what autograd does: a weight that is
+    itself computed, complex numbers, autocast.
+    """
+    if function is each_member:
+        return _called_stack(args, name)
+    is_transposed = _CONVOLUTIONS.get(function, False)
+    given = dict(zip(_ARGUMENTS[is_transposed], args, strict=False)) | dict(kwargs)
+    x, weight, bias = given["input"], name(given["weight"]), name(given.get("bias"))
+    if weight is None or (bias is None and given.get("bias") is not None):
+        return None
+    W = given["weight"]
+    if type(x) is not Tensor or W.is_complex() or torch.is_autocast_enabled(x.device.type):
+        return None
+    if function is functional.linear:
+        return (Linear(weight, bias), x) if W.ndim == 2 else None
+    layer = _convolution(given, W, is_transposed, weight, bias)
+    return None if layer is None or x.ndim != W.ndim else (layer, x)
 
 
-# Only functions that act on each element alone may stand here: their f′ is one number per neuron.
-ELEMENTWISE_MODULES: tuple[type[nn.Module], ...] = (
-    nn.Tanh,
-    nn.ReLU,
-    nn.Sigmoid,
-    nn.GELU,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Hardtanh,
-)
-ELEMENTWISE_FUNCTIONS: frozenset[object] = frozenset(
-    {
-        torch.tanh,
-        torch.relu,
-        torch.sigmoid,
-        functional.tanh,
-        functional.relu,
-        functional.sigmoid,
-        functional.gelu,
-        functional.leaky_relu,
-        functional.elu,
-        functional.silu,
-        functional.softplus,
-        functional.hardtanh,
-    }
-)
-ELEMENTWISE_METHODS: frozenset[str] = frozenset({"tanh", "relu", "sigmoid"})
+def layer_of(module: nn.Module, name: str) -> Weighted | None:
+    """The layer that a module of torch's applies, by its settings; ``name`` is the module's own."""
+    if isinstance(module, Stacked):
+        layer = layer_of(module.one, name)
+        return layer and PerMember(layer)  # type: ignore[arg-type]
+    if type(module) is not nn.Linear and not isinstance(module, _ConvNd):
+        return None
+    prefix = f"{name}." if name else ""
+    if "weight" not in module._parameters:
+        return None
+    bias = None if module.bias is None else f"{prefix}bias"
+    if isinstance(module, nn.Linear):
+        return Linear(f"{prefix}weight", bias)
+    transposed = isinstance(module, _ConvTransposeNd)
+    return _convolution(vars(module), module.weight, transposed, f"{prefix}weight", bias)
+
+
+def _convolution(
+    given: Mapping[str, Any], W: Tensor, transposed: bool, weight: str, bias: str | None
+) -> Conv | None:
+    size = W.shape[2:]
+    stride, dilation, output_padding = (
+        _each(given.get(name, default), size)
+        for name, default in (("stride", 1), ("dilation", 1), ("output_padding", 0))
+    )
+    padding, groups = _padding(given.get("padding", 0), dilation, size), given.get("groups", 1)
+    if padding is None:
+        return None
+    return Conv(weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+
+
+def _called_stack(args: tuple[Any, ...], name: Name) -> tuple[Weighted, Tensor] | None:
+    """The layer that an ensemble applies for each of its members."""
+    module, *inputs = args
+    W = name(getattr(module, "weight", None))
+    is_plain = getattr(module.one, "padding_mode", "zeros") == "zeros"
+    if W is None or not is_plain or len(inputs) != 1:
+        return None
+    layer = layer_of(module, W.rpartition(".")[0])
+    return None if layer is None else (layer, inputs[0])
+
+
+def _padding(
+    padding: str | int | Sequence[int], dilation: Sequence[int], kernel: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Zeros on each side of each dimension; None where the sides differ."""
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return None if any(each % 2 for each in reach) else tuple(each // 2 for each in reach)
+    return (0,) * len(kernel) if isinstance(padding, str) else _each(padding, kernel)
+
+
+def _each(value: int | Sequence[int], like: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * len(like)
+    return tuple(value) * (len(like) if len(value) == 1 else 1)

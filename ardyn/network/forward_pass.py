@@ -1,0 +1,354 @@
+"""ForwardPass: what one frozen feed-forward pass leaves behind, and its pull-backs."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ardyn.errors import InputError
+from ardyn.network.activations import identity, scale, slope_at
+from ardyn.network.containers import swap_tensors, tensors_in
+from ardyn.network.layers import Operation, Parameters, weight_gradient
+from ardyn.network.network import INPUT, Block, Network, Units
+from ardyn.network.put_back import Snapshot, Unchanged, putting_back
+from ardyn.network.watching import Cut, Watch, alias
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of a module, to be made again: on the same batch, from the same state."""
+
+    model: nn.Module
+    modules: Mapping[str, nn.Module]
+    """All of them, by name."""
+    arguments: Arguments
+    evaluate: Callable[[Any], Tensor]
+    """𝓛 of what the module returns."""
+    units: Units
+    parameters: Mapping[str, Tensor]
+    """By name, each under all of its names."""
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameters that stand in for the module's own."""
+    start: Snapshot | None = None
+    """The state from which the module ran."""
+    unchanged: Unchanged = field(default_factory=Unchanged)
+    """Whether parameters, buffers and inputs still are what they were after it."""
+
+    def from_start(self) -> contextlib.AbstractContextManager[None]:
+        """The state from which the module ran; in the end it is put back to the one of now."""
+        assert self.start is not None
+        return putting_back(self.modules.values(), self.start, self.unchanged)
+
+    def __call__(self) -> Any:
+        """The module's own output, nothing cut."""
+        return self.call(*swap_tensors(self.arguments, _own))
+
+    def call(self, args: Any, kwargs: Any) -> Any:
+        """Call the module."""
+        if self.replaced:
+            return functional_call(self.model, dict(self.replaced), args, kwargs)
+        return self.model(*args, **kwargs)
+
+    def watch(
+        self,
+        whole: frozenset[str],
+        given: Mapping[int, Tensor] | None = None,
+        is_cutting: bool = True,
+    ) -> Watch:
+        """Who watches the run."""
+        return Watch(self.modules, self.parameters, self.units, given, whole, is_cutting)
+
+    def under(self, watch: Watch) -> Any:
+        """The run, cut into units: its output, cut too."""
+        names = iter(input_names(self.model, self.arguments))
+        with torch.enable_grad():
+            arguments = swap_tensors(self.arguments, lambda x: watch.feed(next(names), _own(x)))
+            with watch:
+                output = self.call(*arguments)
+            return swap_tensors(output, watch.end)
+
+
+def _own(x: Tensor) -> Tensor:
+    """An input on which a module may write, so that the run can be made again."""
+    return x if x.requires_grad else alias(x)
+
+
+def arguments_of(inputs: Any) -> Arguments:
+    """How a module is called: with one tensor, a tuple of arguments, or a dict of keywords."""
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return ((), dict(inputs)) if isinstance(inputs, dict) else ((inputs,), {})
+
+
+def input_names(model: nn.Module, arguments: Arguments) -> list[str]:
+    """A name for every input tensor, in order: "input", or of several "input.NAME" each."""
+    args, kwargs = arguments
+    total = len(tensors_in(arguments))
+    if total == 1:
+        return [INPUT]
+    try:
+        named = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        named = []
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    names = []
+    for position, (key, value) in enumerate(given):
+        is_named = isinstance(key, str) or position >= len(named)
+        name = str(key) if is_named else named[position]
+        count = len(tensors_in(value))
+        names += [f"{INPUT}.{name}" + (f".{i}" if count > 1 else "") for i in range(count)]
+    return names
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """Feed-forward activities and local derivatives of one batch.
+
+    Tensors are [batch, …].
+    """
+
+    network: Network
+    parameters: Parameters
+    """By name; values alone."""
+    activity: Mapping[str, Tensor]
+    """x̄ of every block, and the network's inputs."""
+    derivative: Mapping[str, Tensor]
+    """f′(a) of every block that has an activation, at its true pre-activation, bias included."""
+    below: Mapping[str, Tensor]
+    """What each layer with a local rule reads, at the feed-forward activities."""
+    cuts: Mapping[str, Cut]
+    places: Sequence[str]
+    """Of all cuts of the run, in order: the path it took."""
+    leaves: dict[str, Tensor]
+    """The parameters that gradients reach, themselves."""
+    run: Run
+    whole: frozenset[str]
+
+    def pull(
+        self,
+        block: Block,
+        v: Tensor,
+        sources: Sequence[str],
+        psi: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """v W, or v ψᵀ, by source; whatever has no local rule by autograd, at the frozen pass.
+
+        Args:
+            v: x ⊙ f′, [entry, batch, …] or without the first axis.
+            psi: feedback weights in place of Wᵀ.
+        """
+        if not isinstance(block.layer, Operation):
+            v = block.layer.send_back(self.parameters, v, psi, self.below[block.name])
+            return (v,) if block.reads_as_is else self._product(self._below(block), sources, v)
+        return self._product(self._layer(block).value, sources, self._through(block, v))
+
+    def _layer(self, block: Block) -> Cut:
+        """The cut behind a block's layer, which an activation may follow."""
+        cut = self.cuts[block.name]
+        return cut.joins or cut
+
+    def _below(self, block: Block) -> Tensor:
+        """What a layer with a local rule reads, with the graph of all that lies below it."""
+        below = self._layer(block).below
+        assert below is not None
+        return below
+
+    def _through(self, block: Block, v: Tensor) -> Tensor:
+        """v, pulled back through an activation that autograd differentiates too."""
+        cut = self.cuts[block.name]
+        if cut.joins is None or block.activation is not identity:
+            return v
+        return self._vector_product(cut.value, [cut.joins.leaf], v)[0]
+
+    def _product(self, root: Tensor, sources: Sequence[str], v: Tensor) -> tuple[Tensor, ...]:
+        return self._vector_product(root, [self.cuts[source].leaf for source in sources], v)
+
+    def _vector_product(self, root: Tensor, leaves: list[Tensor], v: Tensor) -> tuple[Tensor, ...]:
+        """Vector–Jacobian product; v is [entry, …], or shaped like the root."""
+        if v.ndim > root.ndim:
+            entries = [self._vector_product(root, leaves, each) for each in v]
+            return tuple(torch.stack(each) for each in zip(*entries, strict=True))
+        return torch.autograd.grad(
+            root, leaves, v.to(root.dtype), retain_graph=True, materialize_grads=True
+        )
+
+    @property
+    def takers(self) -> frozenset[str]:
+        """All blocks, and the inputs whose gradient is wanted."""
+        return frozenset(self.network.block) | frozenset(self.cuts) & frozenset(self.network.inputs)
+
+    def of_inputs(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of activities, those of inputs whose gradient is wanted."""
+        return {name: x[name] for name in self.network.inputs if name in self.cuts and name in x}
+
+    def updates(
+        self,
+        above: Mapping[str, Tensor],
+        slope: Callable[[Block], Tensor | None],
+        below: Callable[[Block], Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """Eq. 2 by the local rule of each layer, {block: {parameter: gradient}}, over the batch.
+
+        And (x ⊙ f′) of the blocks whose parameters autograd differentiates.
+
+        Args:
+            above: x of each block.
+            slope: f′ of a block as the Rule takes it.
+            below: the activity that a layer reads, as the Rule takes it.
+        """
+        by_autograd, local = {}, {}
+        for block in self.network.blocks:
+            if block.name not in above or not block.layer.learns:
+                continue
+            x, f = above[block.name], slope(block)
+            if isinstance(block.layer, Operation):
+                by_autograd[block.name] = scale(x, f)
+            else:
+                local[block.name] = weight_gradient(
+                    block.layer, self.parameters, x, f, below(block)
+                )
+        return by_autograd, local
+
+    def ends(
+        self, above: Mapping[str, Tensor], local: Sequence[tuple[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Where a pass of autograd begins that ends at parameters, and with what.
+
+        Args:
+            above: (x ⊙ f′) of each block that autograd differentiates, and ∂𝓛/∂x⁰ of inputs.
+            local: names of parameters, and the gradients that local rules gave them.
+        """
+        starts = [
+            (self._layer(block).value, self._through(block, v))
+            if (block := self.network.block.get(name)) is not None
+            else (self.cuts[name].value, v)
+            for name, v in above.items()
+        ]
+        starts += [(self.leaves[name], v) for name, v in local if name in self.leaves]
+        roots, gradients = [root for root, _ in starts], [v.to(root.dtype) for root, v in starts]
+        return roots, gradients
+
+    def samples(self, which: slice) -> "ForwardPass":
+        """The pass of some samples of the batch only.
+
+        Raises:
+            InputError: samples that depend on one another.
+        """
+        sizes = {len(x) if x.ndim else 0 for x in self.activity.values()}
+        sizes |= {len(x) if x.ndim else 0 for x in tensors_in(self.run.arguments)}
+        if len(sizes) > 1:
+            raise InputError(
+                "per_sample=True needs inputs and activities that are all [batch, …], of one "
+                "batch size; drop it"
+            )
+        blocks = self.network.blocks
+        if all(b.reads_as_is and not isinstance(b.layer, Operation) for b in blocks):
+            return self._sliced(which)
+        arguments = swap_tensors(self.run.arguments, lambda x: x[which])
+        run = replace(self.run, arguments=arguments)
+        with run.from_start():
+            watch = run.watch(self.whole)
+            try:
+                run.under(watch)
+            except Exception as error:
+                raise InputError(
+                    f"per_sample=True runs the module on one sample alone, where it fails "
+                    f"({error}); drop it"
+                ) from error
+        self.match(watch)
+        part = collect(run, watch, self.network, self.whole)
+        for name, x in part.activity.items():
+            if not torch.allclose(x, self.activity[name][which], rtol=1e-3, atol=1e-6):
+                raise InputError(
+                    f"per_sample=True needs samples that do not depend on one another, but "
+                    f"'{name}' of a sample is another with the rest of its batch than without, as "
+                    f"by batch norm in training mode, a mean over the batch, or numbers drawn at "
+                    f"random; drop it"
+                )
+        return part
+
+    def _sliced(self, which: slice) -> "ForwardPass":
+        """Layers and activations never mix samples."""
+        return replace(
+            self,
+            activity={name: x[which] for name, x in self.activity.items()},
+            derivative={name: x[which] for name, x in self.derivative.items()},
+            below={name: x[which] for name, x in self.below.items()},
+        )
+
+    def at(self, activity: Mapping[str, Tensor]) -> Mapping[str, Cut]:
+        """The run repeated, with these activities in place of the units' own; by block.
+
+        Raises:
+            InputError: a module that takes another path then.
+        """
+        given = {}
+        for unit in self.network.units:
+            if unit in activity:
+                given[self.cuts[unit].index] = activity[unit]
+                if not isinstance(self.network.block[unit].layer, Operation):
+                    given[self._layer(self.network.block[unit]).index] = activity[unit]
+        with self.run.from_start():
+            watch = self.run.watch(self.whole, given)
+            self.run.under(watch)
+        self.match(watch)
+        return {cut.name: cut for cut in watch.cuts if cut.name}
+
+    def match(self, watch: Watch) -> None:
+        """Give the cuts of another run of the same path the names that they have in this one.
+
+        Raises:
+            InputError: another path.
+        """
+        if [cut.place for cut in watch.cuts] != self.places:
+            raise InputError(
+                f"{type(self.run.model).__name__} takes another path at other activities or on "
+                f"other samples; use frozen derivatives and activities in its Rule, and drop "
+                f"per_sample"
+            )
+        for name, cut in self.cuts.items():
+            same = watch.cuts[cut.index]
+            same.name, same.joins = name, cut.joins and watch.cuts[cut.joins.index]
+
+
+def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> ForwardPass:
+    """What a watched run leaves behind."""
+    cuts = {cut.name: cut for cut in watch.cuts if cut.name}
+    inputs = {name: x.value if isinstance(x, Cut) else x for name, x in watch.fed.items()}
+    activity = {name: x.detach() for name, x in inputs.items()}
+    derivative, below = {}, {}
+    learning: set[str | None] = set()
+    for block in network.blocks:
+        learning.update(block.layer.names)
+        cut = cuts[block.name]
+        layer = cut.joins or cut
+        activity[block.name] = cut.leaf.detach()
+        if block.activation is not identity:
+            a = layer.value if cut.below is None or cut.joins else cut.below
+            derivative[block.name] = slope_at(block.activation, a.detach(), activity[block.name])
+        if not isinstance(block.layer, Operation) and layer.below is not None:
+            below[block.name] = layer.below.detach()
+    leaves = {watch.name_of(key): leaf for key, leaf in watch.leaves.items()}
+    sources = {source for block in network.blocks for source in block.sources}
+    for name, x in watch.fed.items():
+        if isinstance(x, Cut) and (name in sources or x in watch.outputs):
+            learning.update(map(watch.name_of, watch.reached(x.value).leaves))
+    return ForwardPass(
+        network,
+        {name: p.detach() for name, p in run.parameters.items()},
+        activity,
+        derivative,
+        below,
+        cuts,
+        [cut.place for cut in watch.cuts],
+        {name: leaf for name, leaf in leaves.items() if name in learning},
+        run,
+        whole,
+    )

@@ -1,0 +1,621 @@
+"""The module's own run, watched: behind each unit autograd's graph is cut, and a leaf goes on.
+
+A TorchFunctionMode sees every torch call of the run, of modules and of functional code alike, with
+its real values. What a call returns goes on as a leaf of autograd where it is the value of a unit;
+anything else stays in autograd's graph. So hooks, control flow, random numbers and training mode
+mean what they mean to backprop: it is the same run. A mistake about *where* to cut costs a leak,
+never a gradient, as what is not cut is differentiated by autograd all the same.
+"""
+
+import functools
+import operator
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ardyn.network.activations import Activation, argument, called_activation, identity
+from ardyn.network.containers import swap_tensors, tensors_in
+from ardyn.network.layers import LAYERS, Layer, Operation, PassThrough, called_layer
+from ardyn.network.network import Block, Units
+from ardyn.stacked import each_member
+
+# fmt: off
+_QUERIES = frozenset({
+    "size", "dim", "__len__", "numel", "stride", "__bool__", "item", "tolist", "__float__",
+    "__int__", "__index__", "__contains__", "is_contiguous", "is_floating_point", "is_complex",
+    "element_size", "data_ptr", "storage_offset", "ndimension", "nelement", "get_device",
+    "untyped_storage", "storage", "__repr__", "__format__", "__hash__", "__set__", "is_signed",
+    "requires_grad_", "is_tensor", "is_same_size", "_is_view", "_set_grad_enabled",
+})
+# fmt: on
+"""Calls that ask about a tensor: they read no activity."""
+_DETACHING = frozenset({Tensor.detach, Tensor.detach_, Tensor.data.__get__})  # type: ignore[attr-defined]
+_DIFFERENTIATING = frozenset({"grad", "backward"})
+_HOOKING = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
+_CALL = nn.Module._call_impl.__code__
+
+
+VIEWS = "*views"
+"""Among what stays whole: views, where a module writes on them or on what they are views of."""
+
+
+class CannotCutError(Exception):
+    """Within the named modules, innermost first, autograd's graph must stay whole."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        super().__init__(*modules)
+        self.modules = modules
+
+
+@dataclass(eq=False, slots=True)
+class Cut:
+    """One place where the graph is cut: a block in the making."""
+
+    index: int
+    """Its number in the run."""
+    place: str
+    """Where it is: the module, the operation, or both."""
+    call: int
+    """Number of the call that returned it, which may have returned others."""
+    part: str
+    value: Tensor
+    """x̄, with the graph that leads to it."""
+    leaf: Tensor
+    """What goes on in its place."""
+    handed: Tensor
+    """The same, as a tensor that the module may write on."""
+    layer: Layer
+    activation: Activation
+    below: Tensor | None
+    """What a layer with a local rule reads, with its graph."""
+    reads_as_is: bool
+    """Whether that is the value of one other cut, or an input."""
+    joins: "Cut | None"
+    """For an activation the layer right below it: both are one block, if nothing else reads it."""
+    inputs: frozenset[str]
+    """Inputs that it reads, where no graph tells."""
+    relaxes: bool
+    readers: int = 0
+    """How many calls read it."""
+    name: str = ""
+    """Of the block that it becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What autograd's graph leads to from a tensor."""
+
+    cuts: frozenset[int]
+    """Indices of cuts."""
+    leaves: frozenset[int]
+    """Identities of parameters, and of other leaves that are not ours."""
+
+
+_NOTHING = Reached(frozenset(), frozenset())
+_NO_INPUTS: frozenset[str] = frozenset()
+
+
+def alias(x: Tensor) -> Tensor:
+    """The same values, in the same memory until either is written on; no view of ``x``."""
+    return torch._lazy_clone(x) if x.layout == torch.strided and not x.is_complex() else x.clone()
+
+
+class Watch(TorchFunctionMode):
+    """Runs within it are cut.
+
+    Args:
+        modules: by name, the whole among them.
+        parameters: by name; a tensor under several names goes by the first.
+        given: values to put in place of those of cuts, by their index; of a layer with a local rule
+            or of its activation, they are not computed then.
+        whole: names of modules within which nothing is cut.
+        is_cutting: False: units are found, but autograd's graph stays in one piece.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        parameters: Mapping[str, Tensor],
+        units: Units,
+        given: Mapping[int, Tensor] | None = None,
+        whole: frozenset[str] = frozenset(),
+        is_cutting: bool = True,
+    ) -> None:
+        super().__init__()
+        self.modules, self.parameters, self.units = modules, parameters, units
+        self.given, self.whole, self.is_cutting = given or {}, whole, is_cutting
+        self.paths = {id(modules[name]): name for name in reversed(list(modules))}
+        self.names = {id(parameters[name]): name for name in reversed(list(parameters))}
+        self.is_hooked = any(m._backward_hooks or m._backward_pre_hooks for m in modules.values())
+        self.cuts: list[Cut] = []
+        self.outputs: list[Cut] = []
+        self.fed: dict[str, Cut | Tensor] = {}
+        """The inputs; cut, where their gradient is wanted."""
+        self.leaves: dict[int, Tensor] = {}
+        """Parameters and other leaves that gradients reach, by identity."""
+        self.calls: list[object] = []
+        """The sequence of calls, as far as the network depends on it."""
+        self.reading: list[Tensor] = []
+        """What the last call read."""
+        self.types: set[torch.dtype] = set()
+        """Of every value of the run."""
+        self.ending = ""
+        """The last operation at which gradients ended."""
+        # Everything below is by the identity of a tensor; those are kept alive, so that it lasts.
+        self._alive: list[Tensor] = []
+        self._handed: dict[int, Cut] = {}
+        self._replaced: dict[int, Cut] = {}
+        self._inputs: dict[int, frozenset[str]] = {}
+        self._smooth: set[int] = set()
+        self._number: dict[int, int] = {}
+        self._made: dict[int, str] = {}
+        self._viewed: set[int] = set()
+        self._leaf: dict[int, Reached] = {}
+        self._nodes: dict[Any, Reached] = {}
+        self._saving = _saving_hooks()
+
+    # What goes in and out
+
+    def feed(self, name: str, x: Tensor) -> Tensor:
+        """An input, as the module receives it; cut, where the user wants its gradient."""
+        if x.requires_grad:
+            self.fed[name] = cut = self._cut(x, name, relaxes=False)
+            cut.name = name
+            self.reached(x)
+            return cut.handed
+        is_smooth = _is_continuous(x)
+        if is_smooth:
+            self.fed[name] = x
+        self._mark(x, frozenset({name}) if is_smooth else _NO_INPUTS, is_smooth)
+        return x
+
+    def end(self, x: Tensor) -> Tensor:
+        """An output, as the loss receives it: cut, where a gradient could reach it."""
+        x = self._take(x)
+        cut = self._handed.get(id(x))
+        if cut is None or x._version:
+            if not self._is_worth_cutting(x):
+                return x
+            place = self._made.get(id(x)) or self.names.get(id(x)) or "output"
+            cut = self._cut(x, place, relaxes=False)
+        # A parameter as it is has no leak.
+        cut.relaxes |= cut.value.grad_fn is not None or id(cut.value) in self._inputs
+        if cut not in self.outputs:
+            self.outputs.append(cut)
+        return cut.handed
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in _QUERIES:
+            return func(*args, **kwargs)
+        if name == "__get__":
+            found = func(*args, **kwargs)
+            if not isinstance(found, Tensor):
+                return found
+        given = tensors_in((args, kwargs))
+        if not given:
+            return func(*args, **kwargs)
+        if name in _HOOKING:
+            return self._hook(func, args, kwargs)
+        if not torch.is_grad_enabled() or self._is_whole_here():
+            return self._aside(func, args, kwargs)
+        if name in _DIFFERENTIATING:
+            raise CannotCutError(tuple(self._modules_around()))
+        self.reading = list(map(self._take, given))
+        if any(map(operator.is_not, self.reading, given)):
+            args, kwargs = swap_tensors((args, kwargs), self._take)
+        for x in self.reading:
+            if id(x) in self._handed:
+                self._handed[id(x)].readers += 1
+        return self._call(func, name, args, kwargs)
+
+    # What a call is
+
+    def _call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any) -> Any:
+        f = called_activation(func, args, kwargs)
+        if f is not None and len(self.reading) == 1 and self._is_plain_data(self.reading[0]):
+            return self._activate(f, func, args, kwargs)
+        if func in LAYERS:
+            layer = called_layer(func, args, kwargs, lambda x: self.names.get(id(x)))
+            if layer is not None and self._is_plain_data(layer[1]):
+                return self._run_layer(func, args, kwargs, *layer)
+        given = [*self.reading, *(args[0].parameters() if func is each_member else ())]
+        written = _written(func, name, args, kwargs)
+        if written is not None and id(written) in self._viewed:
+            raise CannotCutError((VIEWS,))
+        inputs, has_data, is_smooth, has_parameters = self._look_at(given)
+        token = (func, *map(self._token, given))
+        out = func(*args, **kwargs)
+        found = tensors_in(out)
+        self._record(token, found)
+        if not has_data:
+            return out
+        for x in found:
+            self._mark(x, inputs, is_smooth and func not in _DETACHING)
+        if written is not None or any(x is y for x in found for y in given):
+            return self._write_back(func, out, out if written is None else written)
+        if not any(x.requires_grad for x in found) and any(x.requires_grad for x in given):
+            self.ending = repr(_plain_name(func))
+        return self._cut_what_is_new(func, out, found, has_parameters)
+
+    def _run_layer(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, layer: Layer, x: Tensor
+    ) -> Tensor:
+        """A layer with a local rule."""
+        inputs = self._inputs.get(id(x), _NO_INPUTS)
+        token = (func, layer, self._token(x))
+        for name in (layer.weight, layer.bias):  # type: ignore[union-attr]
+            if name is not None:
+                self.reached(self.parameters[name])
+        known = self.given.get(len(self.cuts))
+        out = func(*args, **kwargs) if known is None else torch.empty_like(known)
+        self._record(token, [out])
+        self._mark(out, inputs)
+        place = self._place(func, True)
+        return self._cut(out, place, layer, below=x, inputs=inputs).handed
+
+    def _activate(self, f: Activation, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor:
+        """An elementwise activation: of a layer, or a unit of its own."""
+        (x,) = self.reading
+        joins = self._handed.get(id(x))
+        if joins and (x._version or not joins.relaxes or isinstance(joins.layer, PassThrough)):
+            joins = None
+        inputs, _, is_smooth, _ = self._look_at([x])
+        in_place = _written(func, func.__name__, args, kwargs) is not None
+        if in_place and id(x) in self._viewed:
+            raise CannotCutError((VIEWS,))
+        below, is_view = alias(x), x._is_view()
+        as_is = self._is_as_it_was(x)
+        token = (func, f, self._token(x))
+        joins = joins if self.units == "block" else None
+        known = self.given.get(len(self.cuts)) if joins else None
+        y: Tensor = func(*args, **kwargs) if known is None else known
+        self._record(token, [y])
+        self._mark(y, inputs, is_smooth)
+        if not is_smooth or (in_place and is_view):
+            return y
+        cut = self._cut(y, self._place(func), PassThrough(), f, below, as_is, joins, inputs)
+        if in_place:
+            self._replaced[id(x)] = cut
+        return cut.handed
+
+    def _cut_what_is_new(
+        self, func: Any, out: Any, found: list[Tensor], has_parameters: bool
+    ) -> Any:
+        """Cut the values of units, and those where several values meet, which are no units."""
+        relaxes = has_parameters or self.units == "operation"
+        # A view where values meet is one of a tensor that was written on, and may be again.
+        cutting = [x for x in found if self._is_worth_cutting(x) and (relaxes or not x._is_view())]
+        place, call = self._place(func, has_parameters), len(self.cuts)
+        if not relaxes and all(len(self.reached(x).cuts) < 2 for x in cutting):
+            self._made |= dict.fromkeys(map(id, cutting), place)
+            return out
+        part = {id(x): f".{i}" if out is not x else "" for i, x in enumerate(found)}
+        cuts = {
+            id(x): self._cut(x, place, relaxes=relaxes, call=call, part=part[id(x)])
+            for x in cutting
+        }
+        return swap_tensors(out, lambda x: cuts[id(x)].handed if id(x) in cuts else x)
+
+    def _write_back(self, func: Any, out: Any, written: Any) -> Any:
+        """After work in place; a unit of its own only where every operation is one."""
+        if self.units == "block" or out is not written or written._is_view():
+            return out
+        if not self._is_worth_cutting(written):
+            return out
+        return self._cut(written, self._place(func)).handed
+
+    # Cutting
+
+    def _cut(
+        self,
+        value: Tensor,
+        place: str,
+        layer: Layer = Operation(),  # noqa: B008  (frozen)
+        activation: Activation = identity,
+        below: Tensor | None = None,
+        as_is: bool | None = None,
+        joins: Cut | None = None,
+        inputs: frozenset[str] | None = None,
+        relaxes: bool = True,
+        call: int | None = None,
+        part: str = "",
+    ) -> Cut:
+        index = len(self.cuts)
+        if as_is is None and below is not None:
+            as_is = self._is_as_it_was(below)
+            below = below if as_is else alias(below)  # whatever is written on it later
+        if inputs is None:
+            inputs = self._inputs.get(id(value), _NO_INPUTS)
+        goes_on = not self.is_cutting and value.requires_grad
+        leaf = self.given.get(index, value)
+        leaf = alias(value) if goes_on else leaf.detach().requires_grad_()
+        cut = Cut(
+            index, place, index if call is None else call, part, value, leaf, alias(leaf), layer,
+            activation, below, bool(as_is), joins, inputs, relaxes,
+        )  # fmt: skip
+        self.cuts.append(cut)
+        here = Reached(frozenset({index}), frozenset())
+        self._leaf[id(leaf)] = self._leaf[id(cut.handed)] = here
+        if goes_on:
+            self._nodes[cut.handed.grad_fn] = here
+        self._handed[id(cut.handed)] = self._replaced[id(value)] = cut
+        if value._is_view():
+            self._viewed |= {id(value._base), id(cut.handed)}
+        self._number[id(cut.handed)] = -index - 1
+        return cut
+
+    def _take(self, x: Tensor) -> Tensor:
+        """What a call reads in place of a tensor."""
+        cut = self._replaced.get(id(x))
+        if cut is None and self._mixes(x):
+            cut = self._cut(x, self._owner(x))
+        return x if cut is None else cut.handed
+
+    def _mixes(self, x: Tensor) -> bool:
+        """Whether a layer computed it that was not seen, such as a scripted module.
+
+        A view of such a value is left as it is: what is written on it must reach the value.
+        """
+        if x.grad_fn is None or x._is_view() or (id(x) in self._leaf and x._version == 0):
+            return False
+        reached = self.reached(x)
+        return bool(reached.cuts and reached.leaves) and _can_be_cut(x)
+
+    def _owner(self, x: Tensor) -> str:
+        """The module that holds the parameters of an unseen layer."""
+        names = [self.names.get(key, "").split(".")[:-1] for key in self.reached(x).leaves]
+        shared = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
+        return ".".join(shared) or "module"
+
+    def _hook(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A hook on a unit's value sees the whole of its gradient; local rules would pass it by."""
+        self.is_hooked = True
+        cut = self._handed.get(id(args[0]))
+        if cut is not None and cut.value.requires_grad:
+            return func(cut.value, *args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+    def _aside(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A call that is not cut: without gradients, or within a module that stays whole."""
+        if torch.is_grad_enabled():
+            replaced = self._replaced
+            args, kwargs = swap_tensors(
+                (args, kwargs), lambda x: replaced[id(x)].handed if id(x) in replaced else x
+            )
+        given = tensors_in((args, kwargs))
+        out = func(*args, **kwargs)
+        if any(id(x) in self._inputs or x.requires_grad for x in given):
+            for x in tensors_in(out):
+                self._mark(x, _NO_INPUTS, False)
+        return out
+
+    # What is known of a tensor
+
+    def reached(self, x: Tensor) -> Reached:
+        """Which cuts and leaves autograd's graph leads to."""
+        known = self._leaf.get(id(x))
+        if known is not None and x._version == 0:
+            return known
+        if x.grad_fn is None:
+            return self._reached_leaf(x) if x.requires_grad else _NOTHING
+        found, left = self._nodes, [x.grad_fn]
+        while left:
+            node = left[-1]
+            if node in found:
+                left.pop()
+            elif type(node).__name__ == "AccumulateGrad":
+                found[left.pop()] = self._reached_leaf(node.variable)  # type: ignore[attr-defined]
+            else:
+                below = [each for each, _ in node.next_functions if each is not None]
+                missing = [each for each in below if each not in found]
+                if missing:
+                    left += missing
+                else:
+                    found[left.pop()] = _union([found[each] for each in below])
+        return found[x.grad_fn]
+
+    def _reached_leaf(self, x: Tensor) -> Reached:
+        if id(x) not in self._leaf:
+            self.leaves[id(x)] = x
+            self._leaf[id(x)] = Reached(frozenset(), frozenset({id(x)}))
+        return self._leaf[id(x)]
+
+    def _look_at(self, given: list[Tensor]) -> tuple[frozenset[str], bool, bool, bool]:
+        """Inputs that a call reads; whether data, data with gradients, and parameters."""
+        inputs, has_data, is_smooth, has_parameters = _NO_INPUTS, False, False, False
+        for x in given:
+            reached, own = self.reached(x), self._inputs.get(id(x))
+            if own is not None or reached.cuts:
+                has_data = True
+                inputs |= own or _NO_INPUTS
+                is_smooth |= bool(reached.cuts) or id(x) in self._smooth
+            has_parameters |= bool(reached.leaves) or id(x) in self.names
+        return inputs, has_data, is_smooth, has_parameters
+
+    def _mark(self, x: Tensor, inputs: frozenset[str], is_smooth: bool = True) -> None:
+        """It depends on data."""
+        self._alive.append(x)
+        self._inputs[id(x)] = inputs
+        if is_smooth and _is_continuous(x):
+            self._smooth.add(id(x))
+
+    def _is_plain_data(self, x: Tensor) -> bool:
+        """Whether it depends on data, but on no parameter save by way of cuts."""
+        reached = self.reached(x)
+        is_data = bool(reached.cuts) or id(x) in self._inputs
+        return is_data and not reached.leaves and not x.is_complex()
+
+    def _is_worth_cutting(self, x: Tensor) -> bool:
+        stays = VIEWS in self.whole and x._is_view()
+        return (x.requires_grad or id(x) in self._smooth) and _can_be_cut(x) and not stays
+
+    def _is_as_it_was(self, x: Tensor) -> bool:
+        """Whether this is an input or the value of a cut, not written on since."""
+        if id(x) in self._handed:
+            return x._version == 0
+        return any(x is each for each in self.fed.values())
+
+    def _token(self, x: Tensor) -> object:
+        number = self._number.get(id(x))
+        if number is not None:
+            return number
+        return self.names.get(id(x)) or (x.shape, x.dtype, x.requires_grad)
+
+    def _record(self, token: object, found: list[Tensor]) -> None:
+        self.calls.append((token, *((x.shape, x.dtype) for x in found)))
+        for x in found:
+            self.types.add(x.dtype)
+            self._number[id(x)] = len(self._number)
+            self._alive.append(x)
+
+    # Where the run is
+
+    def _modules_around(self) -> Iterator[str]:
+        """Names of the modules that are running, innermost first."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            name = self._module_of(frame)
+            if name is not None:
+                yield name
+            frame = frame.f_back
+
+    def _module_of(self, frame: FrameType) -> str | None:
+        """The module of which this is the call."""
+        return self.paths.get(id(frame.f_locals["self"])) if frame.f_code is _CALL else None
+
+    def modules_in(self, error: BaseException) -> tuple[str, ...]:
+        """Names of the modules in which an error was raised, innermost first."""
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        names = [self._module_of(frame) for frame in reversed(frames)]
+        return tuple(name for name in names if name is not None)
+
+    def _is_whole_here(self) -> bool:
+        """Whether nothing is cut now: in a transform, a checkpoint, a module that stays whole."""
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return True
+        if _saving_hooks() != self._saving:
+            return True
+        return bool(self.whole) and not self.whole.isdisjoint(self._modules_around())
+
+    def _place(self, func: Any, has_parameters: bool = False) -> str:
+        """The module that calls, where the operation is what it is for; else both names."""
+        name = next(self._modules_around(), "")
+        module = self.modules[name]
+        is_its_own = not module._modules and (has_parameters or not module._parameters)
+        return name if name and is_its_own else f"{name}.{_plain_name(func)}".lstrip(".")
+
+    # What comes of it
+
+    def blocks(self, ends: frozenset[int]) -> tuple[Block, ...]:
+        """The blocks from which a gradient path leads to these cuts, in feed-forward order."""
+        joined = self._join(ends)
+        wanted, found = set(ends), []
+        for cut in reversed(self.cuts):
+            if cut.index not in wanted or cut.name in self.fed:
+                continue
+            layer = cut.joins or cut
+            reached = self.reached(layer.value if layer.below is None else layer.below)
+            unseen = reached.cuts & joined
+            if unseen:  # something reads a layer beside its activation, unseen
+                for each in unseen:
+                    self.cuts[each].readers += 1
+                return self.blocks(ends)
+            wanted |= reached.cuts
+            below = [self.cuts[i].name for i in sorted(reached.cuts)]
+            fed = sorted({*layer.inputs, *(name for name in below if name in self.fed)})
+            rule = layer.layer
+            if isinstance(rule, Operation):
+                rule = Operation(tuple(sorted(map(self.name_of, reached.leaves))))
+            sources = (*fed, *(name for name in below if name not in self.fed))
+            as_is = layer.reads_as_is
+            found.append(Block(cut.name, sources, rule, cut.activation, cut.relaxes, as_is))
+        return tuple(found[::-1])
+
+    def _join(self, ends: frozenset[int]) -> set[int]:
+        """Name the cuts, those of layers that an activation joins together with it."""
+        joined = set()
+        for cut in self.cuts:
+            layer = cut.joins
+            if layer and (layer.readers > 1 or layer.index in ends):
+                cut.joins = None
+            elif layer:
+                joined.add(layer.index)
+        taken, bases = set(self.fed), dict[int, str]()
+        for cut in self.cuts:
+            if cut.index in joined or cut.name in self.fed:
+                continue
+            layer = cut.joins or cut
+            if layer.call not in bases:
+                bases[layer.call] = _fresh(layer.place, taken)
+            cut.name = bases[layer.call] + layer.part
+            if layer.part:
+                taken.add(cut.name)
+        return joined
+
+    def name_of(self, leaf: int) -> str:
+        """The name of a parameter, or one for a leaf that the module does not list."""
+        return self.names.get(leaf) or f"unlisted {list(self.leaves).index(leaf)}"
+
+
+def _saving_hooks() -> object:
+    """What is done to tensors that autograd saves now, as within a checkpoint."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def _union(reached: list[Reached]) -> Reached:
+    first = reached[0] if reached else _NOTHING
+    if all(each is first or each is _NOTHING for each in reached):
+        return first
+    return Reached(
+        frozenset().union(*(each.cuts for each in reached)),
+        frozenset().union(*(each.leaves for each in reached)),
+    )
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """``name``, numbered where another block has it."""
+    fresh, number = name, 0
+    while fresh in taken:
+        number += 1
+        fresh = f"{name}_{number}"
+    taken.add(fresh)
+    return fresh
+
+
+def _is_continuous(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _can_be_cut(x: Tensor) -> bool:
+    return _is_continuous(x) and type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
+
+
+def _plain_name(func: Any) -> str:
+    return str(getattr(func, "__name__", "operation")).strip("_") or "operation"
+
+
+def _written(
+    func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    """The tensor that a call writes on, if it does."""
+    if not _writes(name) and not argument(func, args, kwargs, "inplace"):
+        return None
+    x = args[0] if args else next(iter(kwargs.values()))
+    return x if isinstance(x, Tensor) else None
+
+
+@functools.cache
+def _writes(name: str) -> bool:
+    """Whether a call of that name works in place."""
+    is_marked = name.endswith("_") and not name.endswith("__")
+    return is_marked or name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
