@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+CATALOGUE := .venv-catalogue/bin
 
-.PHONY: setup convergence test lint types bench clean
+.PHONY: setup convergence test lint types bench catalogue clean
 
 setup: .venv/ready
 
@@ -32,5 +33,14 @@ bench: setup
 	$(BIN)/python -m benchmarks.training $(ARGS)
 	$(BIN)/python -m benchmarks.coupled $(ARGS)
 
+# Other people's modules, in an environment of their own.
+catalogue: .venv-catalogue/ready
+	$(CATALOGUE)/python -m tests.catalogue --save $(ARGS)
+
+.venv-catalogue/ready: pyproject.toml tests/catalogue/requirements.txt
+	$(PYTHON) -m venv .venv-catalogue
+	$(CATALOGUE)/python -m pip install --quiet --disable-pip-version-check --requirement tests/catalogue/requirements.txt --editable .
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-catalogue .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from torch import nn
 
 import ardyn
 from ardyn import ClosedForm, Fixed, InputError, Relaxation, Rule, Sweep
-from tests.problems import DEVICE, Problem, assert_same, problem, states
+from tests.problems import DEVICE, Problem, assert_same, difference, problem, states
 
 CLAMPED = Rule(output="clamped")
 
@@ -325,13 +325,26 @@ def hook(model):
     model[0].register_forward_hook(lambda module, args, value: 2.0 * value)
 
 
-@pytest.mark.parametrize("change", [double_in_place, replace_weight, replace_activation, hook])
-def test_a_model_that_is_no_longer_the_one_that_relaxes_has_no_gradients(change):
+def test_weights_that_changed_unseen_by_autograd_leave_no_gradients():
     case = problem()
     sim = case.relaxation()
-    change(case.model)
+    double_in_place(case.model)
     with pytest.raises(InputError, match="changed after this Relaxation was made, or a hook"):
         sim.gradients  # noqa: B018
+
+
+@pytest.mark.parametrize("change", [replace_weight, replace_activation, hook])
+def test_a_relaxation_keeps_the_gradients_of_its_own_pass(change):
+    case, same = problem(), problem()
+    sim = case.relaxation()
+    change(case.model)
+    parts, hooks = dict(case.model.named_modules()), len(case.model[0]._forward_hooks)
+    assert_same(sim.gradients, same.relaxation().gradients, 1e-14)
+    assert dict(case.model.named_modules()) == parts
+    assert len(case.model[0]._forward_hooks) == hooks
+    changed = case.relaxation()
+    assert_same(changed.equilibrium or {}, changed.gradients, 1e-12)
+    assert difference(changed.gradients["fc1"], sim.gradients["fc1"]) > 1e-3
 
 
 def test_a_lazy_module_must_be_run_first():

@@ -72,26 +72,38 @@ def test_gradients_are_those_of_autograd(activation, loss):
 @pytest.mark.parametrize(
     "modules",
     [
-        [nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Hardtanh(inplace=True), nn.Linear(3, 2)],
-        [nn.ReLU(inplace=True), nn.Linear(4, 2)],
+        [nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 3), nn.Hardtanh(inplace=True)],
+        [nn.ReLU(inplace=True), nn.Linear(4, 3)],
     ],
-    ids=["twice", "on the input"],
+    ids=["on layers", "on the input"],
 )
 def test_gradients_survive_operations_in_place(modules):
     model = nn.Sequential(*modules).double()
     fill_biases(model, generator(1))
     inputs = torch.randn(5, 4, generator=generator(2), dtype=torch.float64)
-    targets = torch.randn(5, 2, generator=generator(3), dtype=torch.float64)
+    targets = torch.randn(5, 3, generator=generator(3), dtype=torch.float64)
     x, truth = inputs.clone(), {}
-    units = ("0", "2", "3") if len(modules) == 4 else ("0", "1")
-    for name, module in model.named_children():
-        x = (x.relu() if isinstance(module, nn.ReLU) else module(x.clone())).requires_grad_()
-        truth[name if name in units else "0"] = x
+    units = ("0", "0", "2", "2") if len(modules) == 4 else ("0", "1")
+    for unit, module in zip(units, modules, strict=True):
+        x = truth[unit] = module(x.clone()).requires_grad_()
     gradients = torch.autograd.grad((x - targets).square().sum(), list(truth.values()))
     kept = inputs.clone()
     found = ardyn.Relaxation(model, inputs, targets).gradients
     assert_same(found, dict(zip(truth, gradients, strict=True)), 1e-14)
     assert torch.equal(inputs, kept)
+
+
+def test_what_autograd_itself_cannot_differentiate_is_refused():
+    """The second activation overwrites what the first one's derivative is computed from."""
+    model = nn.Sequential(
+        nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Hardtanh(inplace=True), nn.Linear(3, 2)
+    ).double()
+    inputs, targets = torch.ones(5, 4).double(), torch.ones(5, 2).double()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        model(inputs).sum().backward()
+    words = "cannot differentiate Sequential.*modified by an inplace operation"
+    with pytest.raises(ardyn.InputError, match=words):
+        ardyn.Relaxation(model, inputs, targets)
 
 
 def test_gradients_leave_the_parameters_alone():

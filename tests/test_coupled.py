@@ -268,7 +268,7 @@ def test_where_activities_would_settle_follows_learned_feedback_weights():
     )
     trajectory = sim.solve(TIMES, TIGHT, weights_every=1)
     found = sim.equilibria(trajectory)
-    trace = sim.dynamics.trace
+    trace = sim.dynamics.forward_pass
     assert trajectory.learned is not None
     for i in range(len(TIMES)):
         g = sim.dynamics.drive["fc3"]

@@ -1,27 +1,45 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from ardyn.graph import trace_graph
-from ardyn.known import weighted_layer
-from ardyn.layers import (
-    ELEMENTWISE_FUNCTIONS,
-    ELEMENTWISE_METHODS,
-    ELEMENTWISE_MODULES,
-    Conv,
-    Linear,
-    PassThrough,
-    activate,
-    identity,
-)
+from ardyn.network.activations import ELEMENTWISE, activate, called_activation, identity
+from ardyn.network.layers import LAYERS, Conv, Linear, PassThrough, called_layer, layer_of
 from tests.brute_force import FUNCTIONS, SLOPES
 from tests.problems import assert_same, difference, generator
 
-LISTED = {
-    **{module.__name__: module() for module in ELEMENTWISE_MODULES},
-    **{f"function {f.__name__}": f for f in ELEMENTWISE_FUNCTIONS},  # type: ignore[attr-defined]
-    **{f"method {name}": getattr(torch, name) for name in ELEMENTWISE_METHODS},
+MODULES = {
+    type(module).__name__ + ("" if setting is None else f" {setting}"): module
+    for module, setting in [
+        (nn.Tanh(), None),
+        (nn.ReLU(), None),
+        (nn.ReLU(inplace=True), "in place"),
+        (nn.Sigmoid(), None),
+        (nn.GELU(), None),
+        (nn.GELU(approximate="tanh"), "tanh"),
+        (nn.LeakyReLU(0.3), 0.3),
+        (nn.LeakyReLU(0.3, inplace=True), "in place"),
+        (nn.ELU(0.7), 0.7),
+        (nn.SiLU(), None),
+        (nn.Softplus(2.0, 0.5), 0.5),
+        (nn.Hardtanh(-0.5, 0.4), "bounds"),
+        (nn.Hardtanh(-0.5, 0.4, inplace=True), "in place"),
+        (nn.SELU(), None),
+        (nn.CELU(0.6), 0.6),
+        (nn.Mish(), None),
+    ]
+}
+CALLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "positional": lambda a: functional.leaky_relu(a, 0.3),
+    "by keyword": lambda a: functional.hardtanh(input=a, max_val=0.4),
+    "in place by its place": lambda a: functional.hardtanh(a, -0.5, 0.4, True),
+    "in place by its name": lambda a: functional.elu_(a, 0.7),
+    "built in": lambda a: functional.softplus(a, 2, 0.5),
+    "a method": lambda a: a.sigmoid_(),
 }
 KNOWN = {
     "tanh": torch.tanh,
@@ -84,17 +102,45 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.fixture(params=CONVOLUTIONS)
+class Calls(TorchFunctionMode):
+    """Notes every call, and runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.made.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def layer_in(run: Callable[[torch.Tensor], Any], x: torch.Tensor, **named: torch.Tensor) -> Any:
+    """The layer that a function applies to x, by its calls."""
+    names = {id(p): name for name, p in named.items()}
+    with Calls() as calls:
+        run(x)
+    ((function, args, kwargs),) = (each for each in calls.made if each[0] in LAYERS)
+    found = called_layer(function, args, kwargs, lambda p: names.get(id(p)))
+    if found is None:
+        return None
+    layer, read = found
+    assert read is x
+    return layer
+
+
+@pytest.fixture(params=[(kind, way) for kind in CONVOLUTIONS for way in ("module", "call")])
 def convolution(request):
     """A convolution of torch's in float64, its layer, its parameters and a batch."""
-    module, shape = CONVOLUTIONS[request.param]
+    kind, way = request.param
+    module, shape = CONVOLUTIONS[kind]
     model = nn.Sequential(module).double()
     x = randn(5, *shape, seed=2)
-    graph = trace_graph(model)
-    (node,) = (node for node in graph.nodes if node.op == "call_module")
-    layer = weighted_layer(model, node)
+    named = dict(model.named_parameters())
+    layer = layer_of(module, "0") if way == "module" else layer_in(module, x, **named)
     assert isinstance(layer, Conv)
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    parameters = {name: p.detach() for name, p in named.items()}
     return module, layer, parameters, x
 
 
@@ -154,15 +200,97 @@ def test_activate_works_where_gradients_are_off():
     assert difference(slope, 1 - randn(4, 5).tanh() ** 2) < 1e-15
 
 
-@pytest.mark.parametrize("name", sorted(LISTED))
-def test_every_listed_function_acts_on_each_element_alone(name):
+def way_of(way: Any) -> str:
+    return f"{getattr(way, '__module__', None) or 'Tensor'}.{way.__name__}"
+
+
+@pytest.mark.parametrize("way", ELEMENTWISE, ids=way_of)
+def test_every_listed_function_acts_on_each_element_alone(way):
     a = 2 * randn(6)
-    f = LISTED[name]
+    f = ELEMENTWISE[way]
+    assert difference(f(a), way(a.clone())) < 1e-15
     jacobian = torch.autograd.functional.jacobian(f, a)
     assert difference(jacobian, torch.diag(activate(f, a)[1])) < 1e-15
     assert difference(f(a)[2:], f(a[2:])) < 1e-15
 
 
-@pytest.mark.parametrize("module", [nn.Softmax, nn.LayerNorm, nn.Dropout])
-def test_what_mixes_elements_or_draws_lots_is_not_listed(module):
-    assert not issubclass(module, ELEMENTWISE_MODULES)
+@pytest.mark.parametrize("run", [*MODULES.values(), *CALLS.values()], ids=[*MODULES, *CALLS])
+def test_a_called_activation_has_its_settings_and_is_never_in_place(run):
+    a = 2 * randn(40)
+    with Calls() as calls:
+        truth = run(a.clone())
+    functions = [called_activation(*call) for call in calls.made if call[0] in ELEMENTWISE]
+    f = functions[0]
+    assert f is not None
+    kept = a.clone()
+    assert difference(f(a), truth) < 1e-15
+    assert torch.equal(a, kept)
+    same = called_activation(*next(call for call in calls.made if call[0] in ELEMENTWISE))
+    assert f == same
+    assert hash(f) == hash(same)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a: functional.softmax(a, -1),
+        lambda a: functional.layer_norm(a, (6,)),
+        lambda a: functional.dropout(a),
+        lambda a: functional.rrelu(a, training=True),
+        lambda a: functional.glu(a),
+        lambda a: functional.prelu(a, randn(1)),
+    ],
+)
+def test_what_mixes_elements_draws_lots_or_learns_is_not_listed(call):
+    with Calls() as calls:
+        call(2 * randn(6))
+    assert all(called_activation(*made) is None for made in calls.made)
+
+
+W, B = randn(3, 4), randn(3)
+KERNEL = randn(3, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("run", "x"),
+    [
+        (lambda x: functional.linear(x, 2 * W), randn(5, 4)),
+        (lambda x: functional.linear(x, W, 2 * B), randn(5, 4)),
+        (lambda x: functional.linear(x, W[0]), randn(5, 4)),
+        (lambda x: functional.conv1d(x, 2 * KERNEL), randn(5, 4, 6)),
+        (lambda x: functional.conv1d(x, KERNEL), randn(4, 6)),
+    ],
+    ids=["weight", "bias", "row", "kernel", "no batch"],
+)
+def test_a_call_whose_rule_is_not_that_of_a_layer_is_none(run, x):
+    assert layer_in(run, x, w=W, b=B, k=KERNEL) is None
+
+
+def test_padding_that_differs_between_sides_has_no_local_rule():
+    def named_k(p: object) -> str | None:
+        return None if p is None else "k"
+
+    def padded(size: int) -> Any:
+        x, kernel = randn(5, 4, 6), randn(3, 4, size)
+        return called_layer(torch.conv1d, (x, kernel), {"padding": "same"}, named_k)
+
+    assert padded(2) is None
+    assert padded(3)[0].padding == (1,)
+
+
+def test_complex_weights_and_autocast_have_no_local_rule():
+    w = W.to(torch.complex128)
+    assert layer_in(lambda x: functional.linear(x, w), randn(5, 4).to(w), w=w) is None
+    with torch.autocast("cpu"):
+        assert layer_in(lambda x: functional.linear(x, W), randn(5, 4), w=W) is None
+    assert layer_in(lambda x: functional.linear(x, W), randn(5, 4), w=W) == Linear("w", None)
+
+
+def test_a_called_layer_goes_by_the_names_of_its_parameters():
+    by_place = layer_in(lambda x: functional.linear(x, W, B), randn(5, 4), w=W, b=B)
+    by_name = layer_in(lambda x: functional.linear(x, bias=B, weight=W), randn(5, 4), w=W, b=B)
+    assert by_place == by_name == Linear("w", "b")
+    even = layer_in(
+        lambda x: functional.conv1d(x, KERNEL, B, 2, 1, 3), randn(5, 4, 6), k=KERNEL, b=B
+    )
+    assert even == Conv("k", "b", (2,), (1,), (3,), False, (0,), 1)

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -5,10 +6,25 @@ import pytest
 import torch
 
 from ardyn import InputError
-from ardyn.loss import LOSSES, loss_function, loss_gradient
+from ardyn.loss import LOSSES, check_drive, evaluation, loss_function
 from tests import problems
 from tests.brute_force import DRIVES
 from tests.problems import difference, generator, log_cosh
+
+
+def loss_gradient(
+    loss: Any,
+    outputs: Mapping[str, torch.Tensor],
+    returning: Callable[[Mapping[str, torch.Tensor]], Any],
+    target: Any,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """𝓛 and ∂𝓛/∂x̄ of every output, checked, of a module that arranges them so."""
+    x = {name: value.clone().requires_grad_() for name, value in outputs.items()}
+    value = evaluation(loss, target)(returning(x))
+    found = torch.autograd.grad(value, list(x.values()), materialize_grads=True)
+    drive = dict(zip(x, found, strict=True))
+    check_drive(loss, drive, {name: each.detach() for name, each in x.items()})
+    return value.detach(), drive
 
 
 def gradient_of(loss: Any, output: torch.Tensor, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,6 +104,14 @@ def test_targets_that_are_not_finite_are_refused(value):
     output, target = output_and_target("sse")
     target[1, 2] = value
     with pytest.raises(InputError, match=r"gradient of the loss 'sse' is not finite.*targets"):
+        gradient_of("sse", output, target)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_output_that_is_not_finite_is_named(value):
+    output, target = output_and_target("sse")
+    output[1, 2] = value
+    with pytest.raises(InputError, match=r"left the finite numbers by unit 'out'; scale"):
         gradient_of("sse", output, target)
 
 

@@ -1,10 +1,10 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from ardyn.layers import PassThrough
-from ardyn.network import Block, Network
+from ardyn.network.layers import PassThrough
+from ardyn.network.network import Block, Network
 from tests.problems import assert_same, generator, problem
 
 DIAMOND = {"a": ("input",), "b": ("a",), "c": ("a",), "d": ("b", "c")}
@@ -15,14 +15,18 @@ def network(
 ) -> Network:
     """Blocks that pass through what they read; the last is the output, unless named otherwise."""
     blocks = tuple(
-        Block(name, below, PassThrough(), name, relaxes=name not in without_leak)
+        Block(name, below, PassThrough(), relaxes=name not in without_leak)
         for name, below in sources.items()
     )
-    return Network(blocks, fx.Graph(), None, tuple(outputs or blocks[-1].name))
+    return Network(blocks, tuple(outputs or blocks[-1].name))
 
 
-def through(block: Block, v: Tensor) -> tuple[Tensor, ...]:
-    return tuple(v for _ in block.sources)
+def through(block: Block, v: Tensor, sources: tuple[str, ...]) -> tuple[Tensor, ...]:
+    return tuple(v for _ in sources)
+
+
+def as_it_is(block: Block, drive: Tensor) -> Tensor:
+    return drive
 
 
 def test_units_come_in_feed_forward_order_without_what_has_no_leak():
@@ -67,18 +71,29 @@ def test_descending_a_chain_visits_it_from_the_top():
 def test_nothing_is_pulled_back_where_nobody_waits_for_it():
     pulled = []
 
-    def pull(block, v):
-        pulled.append(block.name)
-        return through(block, v)
-
-    def send(block, drive):
-        return drive
+    def pull(block, v, sources):
+        pulled.append((block.name, sources))
+        return through(block, v, sources)
 
     mixed = network({"a": ("input",), "b": ("input", "a")}, without_leak="a")
-    mixed.descend({"b": torch.ones(1)}, send, pull)
+    mixed.descend({"b": torch.ones(1)}, as_it_is, pull)
     assert pulled == []
-    network({"a": ("input",), "b": ("input", "a")}).descend({"b": torch.ones(1)}, send, pull)
-    assert pulled == ["b"]
+    network({"a": ("input",), "b": ("input", "a")}).descend({"b": torch.ones(1)}, as_it_is, pull)
+    assert pulled == [("b", ("a",))]
+
+
+def test_what_arrives_at_inputs_is_returned_where_it_is_asked_for():
+    two = network({"a": ("input",), "b": ("other", "a"), "c": ("input", "b")}, without_leak="a")
+
+    def pull(block, v, sources):
+        return tuple(3 * v if source == "input" else 10 * v for source in sources)
+
+    top = {"c": torch.tensor(1.0)}
+    everyone = frozenset({"a", "b", "c", "input", "other"})
+    found = two.descend(top, as_it_is, pull, everyone)
+    assert {name: float(v) for name, v in found.items()} == {"input": 303.0, "other": 100.0}
+    assert two.descend(top, as_it_is, pull) == {}
+    assert list(two.descend(top, as_it_is, pull, everyone - {"other"})) == ["input"]
 
 
 def test_a_units_drive_is_the_sum_of_what_its_children_pull_back():
@@ -101,15 +116,17 @@ def test_a_units_drive_is_the_sum_of_what_its_children_pull_back():
         found[block.name] = drive
         return drive
 
-    network(DIAMOND).descend({"d": 2 * d.detach()}, send, lambda block, v: back[block.name](v))
+    network(DIAMOND).descend(
+        {"d": 2 * d.detach()}, send, lambda block, v, sources: back[block.name](v)
+    )
     assert_same(found, {"a": a.grad, "b": b.grad, "c": c.grad, "d": d.grad}, 1e-14)
 
 
 def test_what_a_unit_passes_on_is_what_the_blocks_below_receive():
-    chain = problem().relaxation().dynamics.trace.network
+    chain = problem().relaxation().dynamics.forward_pass.network
     seen = {}
 
-    def pull(block, v):
+    def pull(block, v, sources):
         seen[block.name] = float(v)
         return (v + 1,)
 

@@ -1,7 +1,7 @@
 import torch
 
-from ardyn.layers import Linear
-from ardyn.plasticity import remember, weight_gradient
+from ardyn.network.layers import Linear, weight_gradient
+from ardyn.plasticity import remember
 from tests.problems import assert_same, difference, generator
 
 

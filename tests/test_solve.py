@@ -166,7 +166,7 @@ def with_a_slow_sample() -> ardyn.Relaxation:
     sim = case.relaxation()
     far = torch.ones(100, 1, dtype=torch.float64, device=DEVICE)
     far[:99] = 1e-9
-    for unit, x in sim.dynamics.trace.activity.items():
+    for unit, x in sim.dynamics.forward_pass.activity.items():
         if unit != "input":
             x.copy_(sim.gradients[unit] + far * (x - sim.gradients[unit]))
     return sim

@@ -3,28 +3,30 @@ import torch
 from torch import Tensor
 
 from ardyn import InputError
-from ardyn.blocks import named_parameters
-from ardyn.trace import Trace, feed_forward
+from ardyn.loss import evaluation
+from ardyn.network.agreement import feed_forward
+from ardyn.network.forward_pass import ForwardPass
 from tests.brute_force import SLOPES, Chain
 from tests.problems import ACTIVATIONS, DEVICE, Problem, assert_same, chain, difference, problem
 
 
-def trace_of(case: Problem) -> Trace:
-    network = case.relaxation().dynamics.trace.network
-    return feed_forward(network, case.model, named_parameters(case.model), (case.inputs,))
+def pass_of(case: Problem) -> ForwardPass:
+    return feed_forward(
+        case.model, case.inputs, evaluation("sse", case.targets), "block"
+    ).forward_pass
 
 
-def output_of(trace: Trace) -> Tensor:
-    (output,) = trace.network.outputs
-    return trace.activity[output]
+def output_of(passed: ForwardPass) -> Tensor:
+    (output,) = passed.network.outputs
+    return passed.activity[output]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_pass_keeps_the_activities_of_the_network(activation):
     case = problem(activation=activation)
     truth = dict(zip(("input", *case.units), Chain(case).forward, strict=True))
-    assert_same(trace_of(case).activity, truth, 1e-14)
-    assert difference(output_of(trace_of(case)), case.model(case.inputs).detach()) < 1e-15
+    assert_same(pass_of(case).activity, truth, 1e-14)
+    assert difference(output_of(pass_of(case)), case.model(case.inputs).detach()) < 1e-15
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -36,30 +38,29 @@ def test_slopes_are_taken_at_the_true_pre_activation(activation):
         for name, f, a in zip(case.units, by_hand.f, by_hand.a, strict=True)
         if f != "identity"
     }
-    assert_same(trace_of(case).derivative, truth, 1e-13)
+    assert_same(pass_of(case).derivative, truth, 1e-13)
 
 
 def test_the_bias_matters_to_the_slope():
     case = problem()
     without_bias = SLOPES["tanh"](case.inputs.cpu().numpy() @ Chain(case).W[0].T)
-    assert difference(trace_of(case).derivative["fc1"], without_bias) > 0.1
+    assert difference(pass_of(case).derivative["fc1"], without_bias) > 0.1
 
 
 def test_a_deep_pass_agrees_with_the_network():
     case = chain(64)
-    assert difference(output_of(trace_of(case)), case.model(case.inputs).detach()) < 1e-14
+    assert difference(output_of(pass_of(case)), case.model(case.inputs).detach()) < 1e-14
 
 
 def test_some_samples_are_the_pass_of_those_samples():
     case = problem(batch=5)
-    part, alone = trace_of(case).samples(slice(1, 3)), trace_of(case.samples(slice(1, 3)))
+    part, alone = pass_of(case).samples(slice(1, 3)), pass_of(case.samples(slice(1, 3)))
     assert_same(part.activity, alone.activity, 1e-14)
     assert_same(part.derivative, alone.derivative, 1e-14)
 
 
 def test_inputs_that_do_not_fit_a_block_are_refused():
     case = problem((6, 5, 3))
-    network = case.relaxation().dynamics.trace.network
     wrong = torch.zeros(4, 7).double().to(DEVICE)
     with pytest.raises(InputError, match=r"block 'fc1' cannot take.*\[4, 7\]"):
-        feed_forward(network, case.model, named_parameters(case.model), (wrong,))
+        feed_forward(case.model, wrong, evaluation("sse", case.targets), "block")
