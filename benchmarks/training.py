@@ -12,7 +12,7 @@ import ardyn
 from benchmarks.timing import Cases, Row, main
 
 ROWS = (
-    Row("AR step, closed form", "BP step", at_most=1.5),
+    Row("AR step, closed form", "BP step", at_most=1.4),
     Row("AR step, 100 sweeps", "AR step, closed form", at_least=20),
     Row("AR step, 100 Euler steps", "AR step, closed form"),
     Row("AR step of 10 seeds, closed form", "AR step, closed form", at_most=8),

@@ -68,9 +68,9 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, module in modules.items():
         cure = ""
-        if hasattr(module, "_orig_mod"):
+        if "_orig_mod" in module._modules:
             cure = "pass the module that it was made of, its _orig_mod"
-        elif getattr(module, "_compiled_call_impl", None) is not None:
+        elif vars(module).get("_compiled_call_impl") is not None:
             cure = "make it anew, without .compile()"
         if cure:
             raise InputError(

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+_SINGLE = frozenset({bool, int, float, str, slice})
+"""Types of what holds no tensor, as most arguments are."""
+
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor, in order."""
@@ -39,6 +42,8 @@ def swap_tensors(value: Any, by: Callable[[Tensor], Tensor]) -> Any:
 def _collect(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
         found.append(value)
+    elif value is None or type(value) in _SINGLE:
+        return
     elif isinstance(value, (tuple, list)):
         for each in value:
             _collect(each, found)

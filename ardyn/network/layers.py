@@ -273,16 +273,18 @@ def called_layer(
     """
     if function is each_member:
         return _called_stack(args, name)
+    if function is functional.linear and len(args) == 3:
+        return _called_linear(*args, name)
     is_transposed = _CONVOLUTIONS.get(function, False)
     given = dict(zip(_ARGUMENTS[is_transposed], args, strict=False)) | dict(kwargs)
     x, weight, bias = given["input"], name(given["weight"]), name(given.get("bias"))
     if weight is None or (bias is None and given.get("bias") is not None):
         return None
+    if function is functional.linear:
+        return _called_linear(x, given["weight"], given.get("bias"), name)
     W = given["weight"]
     if type(x) is not Tensor or W.is_complex() or torch.is_autocast_enabled(x.device.type):
         return None
-    if function is functional.linear:
-        return (Linear(weight, bias), x) if W.ndim == 2 else None
     layer = _convolution(given, W, is_transposed, weight, bias)
     return None if layer is None or x.ndim != W.ndim else (layer, x)
 
@@ -316,6 +318,17 @@ def _convolution(
     if padding is None:
         return None
     return Conv(weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+
+
+def _called_linear(
+    x: Tensor, W: Tensor, b: Tensor | None, name: Name
+) -> tuple[Weighted, Tensor] | None:
+    weight, bias = name(W), None if b is None else name(b)
+    if weight is None or (bias is None and b is not None) or W.ndim != 2:
+        return None
+    if type(x) is not Tensor or W.is_complex() or torch.is_autocast_enabled(x.device.type):
+        return None
+    return Linear(weight, bias), x
 
 
 def _called_stack(args: tuple[Any, ...], name: Name) -> tuple[Weighted, Tensor] | None:

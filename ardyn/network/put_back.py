@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_FIXED = frozenset({bool, int, float, str, type(None), tuple})
+"""Types that no run can write on."""
+_CONTAINERS = frozenset({list, dict, set, OrderedDict})
+
 
 class Snapshot:
     """Buffers, attributes and random numbers of modules, as they are now.
@@ -21,23 +25,28 @@ class Snapshot:
 
     def __init__(self, modules: Iterable[nn.Module], with_pythons: bool = True) -> None:
         self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._containers: list[tuple[Any, Any]] = []
+        self._containers: dict[int, Any] = {}
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._generators: list[Callable[[], object]] = []
         for module in modules:
             own = vars(module)
-            self._attributes.append((own, dict(own)))
+            self._attributes.append((own, own.copy()))
             for value in own.values():
-                self._keep(value)
+                kind = type(value)
+                if kind not in _FIXED and (kind not in _CONTAINERS or value):
+                    self._keep(value)
         self._torch = torch.get_rng_state()
         self.pythons = _pythons() if with_pythons else None
         has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._cuda = torch.cuda.get_rng_state_all() if has_cuda else []
 
     def _keep(self, value: Any) -> None:
-        if value is None or type(value) in (bool, int, float, str):
-            return
-        if isinstance(value, Tensor):
+        if type(value) in _CONTAINERS:
+            self._containers[id(value)] = value.copy()
+            for each in value.values() if isinstance(value, dict) else value:
+                if isinstance(each, Tensor) and not isinstance(each, nn.Parameter):
+                    self._keep(each)
+        elif isinstance(value, Tensor):
             if value.layout == torch.strided:
                 self._tensors.append((value, value.detach().clone()))
         elif isinstance(value, torch.Generator):
@@ -47,20 +56,19 @@ class Snapshot:
         elif isinstance(value, np.random.Generator):
             bits = value.bit_generator
             self._generators.append(functools.partial(setattr, bits, "state", bits.state))
-        elif type(value) in (list, dict, set, OrderedDict):
-            self._containers.append((value, value.copy()))
-            for each in value.values() if isinstance(value, dict) else value:
-                if isinstance(each, Tensor) and not isinstance(each, nn.Parameter):
-                    self._keep(each)
 
     def put_back(self) -> None:
         """Make everything what it was."""
         for own, then in self._attributes:
             own.clear()
             own.update(then)
-        for container, then in self._containers:
-            container.clear()
-            container.extend(then) if isinstance(container, list) else container.update(then)
+            for container in then.values():
+                if type(container) in _CONTAINERS:
+                    held = self._containers.get(id(container), ())  # nothing, where it was empty
+                    container.clear()
+                    container.extend(held) if isinstance(container, list) else container.update(
+                        held
+                    )
         for tensor, value in self._tensors:
             tensor.data.copy_(value)  # unseen by autograd, as no run depends on it
         for set_back in self._generators:

@@ -214,8 +214,9 @@ class Watch(TorchFunctionMode):
         if any(map(operator.is_not, self.reading, given)):
             args, kwargs = swap_tensors((args, kwargs), self._take)
         for x in self.reading:
-            if id(x) in self._handed:
-                self._handed[id(x)].readers += 1
+            cut = self._handed.get(id(x))
+            if cut is not None:
+                cut.readers += 1
         return self._call(func, name, args, kwargs)
 
     # What a call is
@@ -366,7 +367,9 @@ class Watch(TorchFunctionMode):
 
         A view of such a value is left as it is: what is written on it must reach the value.
         """
-        if x.grad_fn is None or x._is_view() or (id(x) in self._leaf and x._version == 0):
+        if id(x) in self._leaf and x._version == 0:
+            return False
+        if x.grad_fn is None or x._is_view():
             return False
         reached = self.reached(x)
         return bool(reached.cuts and reached.leaves) and _can_be_cut(x)
