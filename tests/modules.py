@@ -197,8 +197,61 @@ class InPlace(nn.Module):
         return y
 
 
+class GPT2(nn.Module):
+    """The layout of GPT-2: causal attention behind a layer norm, residuals, tied embeddings."""
+
+    def __init__(self, width: int = 8, heads: int = 2, layers: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.tokens, self.positions = nn.Embedding(11, width), nn.Embedding(5, width)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm1": nn.LayerNorm(width),
+                    "attend": nn.Linear(width, 3 * width),
+                    "mix": nn.Linear(width, width),
+                    "norm2": nn.LayerNorm(width),
+                    "up": nn.Linear(width, 4 * width),
+                    "down": nn.Linear(4 * width, width),
+                }
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        for part in self.layers:
+            layer: Any = part
+            q, k, v = layer["attend"](layer["norm1"](x)).chunk(3, -1)
+            q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + layer["mix"](mixed.transpose(1, 2).flatten(2))
+            gelu = functional.gelu(layer["up"](layer["norm2"](x)), approximate="tanh")
+            x = x + layer["down"](gelu)
+        y: Tensor = self.norm(x[:, -1]) @ self.tokens.weight.T
+        return y
+
+
+class ConvolutionalTransformer(nn.Module):
+    """Convolutions make tokens of an image; an encoder, and a mean over its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.encoder = EncoderLayer(8, 2)
+        self.weigh, self.read = nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = self.encoder(functional.max_pool2d(functional.relu(self.conv2(x)), 2).flatten(2).mT)
+        shares = self.weigh(x).softmax(1)
+        y: Tensor = self.read((shares.mT @ x)[:, 0])
+        return y
+
+
 def torchs_encoder() -> nn.Module:
-    """A layer that torch.fx takes as a whole."""
+    """A layer of torch's own, made of several."""
     return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
 
 
@@ -272,7 +325,7 @@ def case(model: nn.Module, *shapes: tuple[int, ...], seed: int = 0) -> Case:
             buffer.copy_(0.5 + torch.rand(buffer.shape, generator=g))
     model = model.double().eval().to(DEVICE)
     inputs = tuple(torch.randn(3, *s, generator=g, dtype=torch.float64).to(DEVICE) for s in shapes)
-    if isinstance(model, Transformer):
+    if isinstance(model, (Transformer, GPT2)):
         inputs = (torch.randint(11, (3, 5), generator=g).to(DEVICE),)
     output = model(*(x.clone() for x in inputs))
     if isinstance(model, ManyToMany):
@@ -305,6 +358,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "tied autoencoder": lambda: case(seeded(TiedAutoencoder), (6,)),
     "weight norm": lambda: case(seeded(WeightNormed), (4,)),
     "in place": lambda: case(seeded(InPlace), (4,)),
+    "GPT-2": lambda: case(seeded(GPT2), (5,)),
+    "convolutional transformer": lambda: case(seeded(ConvolutionalTransformer), (1, 8, 8)),
     "torch's encoder": lambda: case(
         seeded(lambda: nn.Sequential(nn.Linear(8, 8), torchs_encoder(), nn.Tanh())), (5, 8)
     ),
