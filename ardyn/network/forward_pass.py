@@ -18,6 +18,8 @@ from ardyn.network.network import INPUT, Block, Network, Units
 from ardyn.network.put_back import Snapshot, Unchanged, putting_back
 from ardyn.network.watching import Cut, Watch, alias
 
+_SMALL = 2**12
+"""Numbers in a value up to which batching the entries of a stack saves time: a call costs more."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -130,6 +132,9 @@ class ForwardPass:
     """The parameters that gradients reach, themselves."""
     run: Run
     whole: frozenset[str]
+    """Modules within which nothing was cut."""
+    is_hooked: bool
+    """Whether hooks see gradients on their way."""
 
     def pull(
         self,
@@ -172,12 +177,21 @@ class ForwardPass:
 
     def _vector_product(self, root: Tensor, leaves: list[Tensor], v: Tensor) -> tuple[Tensor, ...]:
         """Vector–Jacobian product; v is [entry, …], or shaped like the root."""
-        if v.ndim > root.ndim:
+        v, is_stack = v.to(root.dtype), v.ndim > root.ndim
+        if is_stack and len(v) > 1 and root.numel() <= _SMALL and not self.is_hooked:
+            with contextlib.suppress(RuntimeError):  # not every operation can be batched
+                return torch.autograd.grad(
+                    root,
+                    leaves,
+                    v,
+                    retain_graph=True,
+                    materialize_grads=True,
+                    is_grads_batched=True,
+                )
+        if is_stack:
             entries = [self._vector_product(root, leaves, each) for each in v]
             return tuple(torch.stack(each) for each in zip(*entries, strict=True))
-        return torch.autograd.grad(
-            root, leaves, v.to(root.dtype), retain_graph=True, materialize_grads=True
-        )
+        return torch.autograd.grad(root, leaves, v, retain_graph=True, materialize_grads=True)
 
     @property
     def takers(self) -> frozenset[str]:
@@ -351,4 +365,5 @@ def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> 
         {name: leaf for name, leaf in leaves.items() if name in learning},
         run,
         whole,
+        watch.is_hooked,
     )
