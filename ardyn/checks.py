@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from ardyn.closed_form import ClosedForm
 from ardyn.dynamics import Dynamics
 from ardyn.errors import InputError, check_positive
 from ardyn.integrators import Adaptive, Fixed
+from ardyn.loss import Loss
 from ardyn.network.activations import identity
 from ardyn.network.containers import tensors_in
 from ardyn.network.layers import Conv, PerMember, Weighted
@@ -61,11 +63,11 @@ def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
 
 
 def check_differentiable(
-    parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], targets: object
+    parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], targets: object, loss: Loss
 ) -> None:
     """Raise InputError for tensors or a mode that autograd cannot follow."""
     compared = tensors_in(targets)
-    if not compared:
+    if not compared and not callable(loss):
         raise InputError(
             f"targets must be a torch.Tensor, got {type(targets).__name__}; use torch.as_tensor"
         )
@@ -122,8 +124,15 @@ def tau_of_each(tau: float | Sequence[float], units: Sequence[str]) -> dict[str,
 
 
 def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> None:
-    """Raise InputError for a pattern whose Rule could change nothing in the blocks it names."""
+    """Raise InputError for a Rule that could change nothing in the blocks it is for."""
     if isinstance(rule, Rule):
+        in_layers = replace(rule, output="relaxed", initial="feedforward") != Rule()
+        if in_layers and not any(isinstance(each.layer, Weighted) for each in network.blocks):
+            raise InputError(
+                f"{rule} is for layers, but ardyn sees none that has a local rule: TorchScript, "
+                f"torch.vmap, autograd.grad within forward and computed weights hide them; use "
+                f"Rule(), or write the layers out"
+            )
         return
     for pattern, its_rule in rule.items():
         blocks = [each for each in network.blocks if first_match(rule, each.name) == pattern]

@@ -27,6 +27,7 @@ from torch.nn import functional
 from ardyn.dynamics import Dynamics
 from ardyn.errors import DivergenceError, InputError
 from ardyn.integrators import Fixed
+from ardyn.network.layers import Operation
 from ardyn.network.network import Block, Network
 from ardyn.propagator import Scheme, propagator, time_integral, trace_propagator
 from ardyn.sweep import Sweep
@@ -191,7 +192,11 @@ def backward_sweep(dynamics: Dynamics, carrier: Carrier[Kept]) -> dict[str, Kept
 
 def _check_finite(dynamics: Dynamics, kept: Mapping[str, "_Mixture"]) -> None:
     """Raise DivergenceError for infinities and NaN; from above they spread to the lowest."""
-    level = dynamics.forward_pass.network.level
+    network = dynamics.forward_pass.network
+    if any(isinstance(block.layer, Operation) for block in network.blocks):
+        level = dict.fromkeys(kept, 1)  # what autograd pulls back through may stop them
+    else:
+        level = network.level
     if all(kept[unit].is_finite() for unit in kept if level[unit] == 1):
         return
     unit = next((unit for unit in kept if not kept[unit].is_finite()), "")

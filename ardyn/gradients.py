@@ -79,11 +79,13 @@ def accumulate(
     above |= _input_gradients(dynamics, activity)
     own = [*(each for block in changes.values() for each in block.items()), *penalty.items()]
     leaves = passed.leaves
-    if not above and not any(_is_hooked(leaf) for leaf in leaves.values()):
+    if not (above or penalty or any(_is_hooked(leaf) for leaf in leaves.values())):
         for name, gradient in own:
-            if name in leaves:
-                p = leaves[name]
-                p.grad = gradient if p.grad is None else p.grad + gradient
+            p = leaves.get(name)
+            if p is not None and p.grad is None:
+                p.grad = gradient
+            elif p is not None and p.grad is not None:
+                p.grad += gradient  # in place, as autograd accumulates
     else:
         roots, starts = passed.ends(above, own)
         torch.autograd.backward(roots, starts, retain_graph=True, inputs=list(leaves.values()))

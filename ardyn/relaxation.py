@@ -105,7 +105,7 @@ class Relaxation:
         self._rule, self._tau, self._tau_trace = rule, tau, tau_trace
         self._feedback = feedback or {}
         named = named_parameters(model)
-        check_differentiable(named, as_inputs(inputs), targets)
+        check_differentiable(named, as_inputs(inputs), targets, loss)
         check_finite({f"parameter '{name}'": p for name, p in named.items()})
         self._settle(self._feed_forward())
 

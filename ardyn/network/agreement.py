@@ -22,7 +22,7 @@ from ardyn.network.activations import scale
 from ardyn.network.containers import tensors_in
 from ardyn.network.forward_pass import ForwardPass, Run, arguments_of, collect
 from ardyn.network.network import UNITS, Block, Network, Units
-from ardyn.network.put_back import Snapshot
+from ardyn.network.put_back import RUNNING, Snapshot
 from ardyn.network.watching import CannotCutError, Cut, Watch
 
 MOST_KEPT = 32
@@ -37,8 +37,6 @@ class _Known:
 
     networks: dict[object, Network] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
-    draws_by_python: bool = False
-    """Whether a run of it drew random numbers of Python's or NumPy's."""
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
@@ -115,18 +113,22 @@ def feed_forward(
     parameters = dict(parameters_of(modules)) | replaced
     known = _KNOWN.setdefault(model, _Known())
     run = Run(model, modules, arguments_of(inputs), evaluate, units, parameters, replaced)
-    is_first = not known.networks or known.draws_by_python
-    run = replace(run, start=Snapshot(modules.values(), with_pythons=is_first))
-    watch, value, network, key = _watched(run, known)
-    if key not in known.networks and not is_first:
-        _start(run).put_back()
+    with RUNNING:
         run = replace(run, start=Snapshot(modules.values()))
         watch, value, network, key = _watched(run, known)
-    if key in known.networks:
-        return _driven(run, watch, known.networks[key], value, known.whole)
-    known.draws_by_python = known.draws_by_python or _start(run).pythons_moved()
+        if key in known.networks:
+            return _driven(run, watch, known.networks[key], value, known.whole)
+        return _first_time(run, watch, network, value, known, key)
+
+
+def _first_time(
+    run: Run, watch: Watch, network: Network, value: Tensor, known: _Known, key: object
+) -> Driven:
+    """The pass of a sequence of calls that is a new one."""
     network = network.by_autograd if watch.is_hooked else network
-    found = _agreed(run, watch, network, value, known.whole)
+    found, proves = _agreed(run, watch, network, value, known.whole)
+    if not proves:
+        return found
     if len(known.networks) == MOST_KEPT:
         del known.networks[next(iter(known.networks))]
     known.networks[key] = found.forward_pass.network
@@ -142,7 +144,18 @@ def _watched(run: Run, known: _Known) -> tuple[Watch, Tensor, Network, object]:
         value = run.evaluate(output)
     driven = frozenset(cut.index for cut in watch.outputs) | watch.reached(value).cuts
     network = _network(watch, driven)
-    return watch, value, network, (tuple(watch.calls), network, known.whole, run.units)
+    return (
+        watch,
+        value,
+        network,
+        (
+            tuple(watch.calls),
+            network,
+            known.whole,
+            run.units,
+            watch.is_hooked,
+        ),
+    )
 
 
 def _network(watch: Watch, driven: frozenset[int]) -> Network:
@@ -246,8 +259,11 @@ def _driven(
 
 def _agreed(
     run: Run, watch: Watch, network: Network, value: Tensor, whole: frozenset[str]
-) -> Driven:
-    """The pass, with a network whose gradients at the equilibrium are autograd's."""
+) -> tuple[Driven, bool]:
+    """The pass, with a network whose gradients at the equilibrium are autograd's.
+
+    And whether that holds for other batches, too.
+    """
     if not any(block.layer.learns for block in network.blocks):
         raise _no_path(run, watch)
     own = {id(x): x for x in (*run.parameters.values(), *tensors_in(run.arguments))}
@@ -276,14 +292,17 @@ def _without_hooks(leaves: Iterable[Tensor]) -> Iterator[None]:
 
 def _compared(
     run: Run, watch: Watch, network: Network, value: Tensor, whole: frozenset[str], own: Set[int]
-) -> Driven:
+) -> tuple[Driven, bool]:
     truth = _truth(run, watch, value)
     for each in (network, network.by_autograd):
         found = _driven(run, watch, each, value, whole)
         x, gradients = _at_equilibrium(found)
         wrong = _first_wrong(gradients, truth, _precision(watch, value), own)
         if wrong is None:
-            return _with_linearity(found, x) if watch.is_hooked else found
+            # What is zero now proves nothing for a batch on which it is not.
+            proves = all(0 < _norm(g) < math.inf for key, g in truth.items() if key in own)
+            is_odd = watch.is_hooked or watch.has_functions
+            return (_with_linearity(found) if is_odd else found), proves
     assert wrong is not None
     key, size = wrong
     where = _where(run, found, x, key)
@@ -293,16 +312,28 @@ def _compared(
     )
 
 
-def _with_linearity(found: Driven, x: Mapping[str, Tensor]) -> Driven:
-    """Whether pull-backs are still linear where hooks change gradients on the way."""
-    for factor in (1e-3, 1e3):
-        drive = {name: factor * g for name, g in found.drive.items()}
-        scaled, _ = _at_equilibrium(replace(found, drive=drive))
-        for name in x:
-            if _norm(scaled[name] - factor * x[name]) > 1e-3 * factor * _norm(x[name]):
-                passed = found.forward_pass
-                network = replace(passed.network, is_linear=False)
-                return replace(found, forward_pass=replace(passed, network=network))
+def _with_linearity(found: Driven) -> Driven:
+    """Whether pull-backs are linear, where hooks or functions of the user's take part in them.
+
+    A(u + v) = A u + A v, for random u and v as large as the activities that a closed form carries.
+    """
+    passed = found.forward_pass
+    generator = torch.Generator().manual_seed(0)
+
+    def random(x: Tensor) -> Tensor:
+        drawn = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        return drawn.to(x) * (passed.activity[names[0]].abs().max() + 1).to(x)
+
+    names = list(found.drive)
+    u, v = ({n: random(g) for n, g in found.drive.items()} for _ in range(2))
+    both = {name: u[name] + v[name] for name in names}
+    of_u, of_v, of_both = (
+        _at_equilibrium(replace(found, drive=drive))[0] for drive in (u, v, both)
+    )
+    for name, x in of_both.items():
+        if _norm(of_u[name] + of_v[name] - x) > 1e-3 * (_norm(of_u[name]) + _norm(of_v[name])):
+            network = replace(passed.network, is_linear=False)
+            return replace(found, forward_pass=replace(passed, network=network))
     return found
 
 
@@ -322,7 +353,8 @@ def _truth(run: Run, watch: Watch, watched: Tensor) -> dict[int, Tensor]:
                 raise InputError(
                     f"{type(run.model).__name__} gives another output when it is run again from "
                     f"the same state: it draws from a random generator that is none of its "
-                    f"attributes, or keeps something outside its modules; keep both in the module"
+                    f"attributes, keeps something outside its modules, or asks whether a tensor "
+                    f"requires a gradient; keep both in the module"
                 )
     except RuntimeError as error:
         raise InputError(
@@ -370,7 +402,8 @@ def _first_wrong(
     truth = {key: g for key, g in truth.items() if key in own or key in found}
     found = {key: g for key, g in found.items() if key in own or key in truth}
     sizes = {key: _norm(g) for key, g in truth.items()}
-    rounding = ROUNDING * precision * max(sizes.values(), default=0.0)
+    largest = max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
+    rounding = min(ROUNDING * precision, precision**0.5 / 10) * largest
     tolerance = min(1e-8 if precision < 1e-12 else math.inf, precision**0.5)
     wrong = {}
     for key, g in truth.items():

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from ardyn.network.activations import Activation, argument, called_activation, identity
@@ -36,7 +37,8 @@ _QUERIES = frozenset({
 })
 # fmt: on
 """Calls that ask about a tensor: they read no activity."""
-_DETACHING = frozenset({Tensor.detach, Tensor.detach_, Tensor.data.__get__})  # type: ignore[attr-defined]
+_DATA, _GRAD_FN = (getattr(Tensor, name).__get__ for name in ("data", "grad_fn"))
+_DETACHING = frozenset({Tensor.detach, Tensor.detach_, _DATA})
 _DIFFERENTIATING = frozenset({"grad", "backward"})
 _HOOKING = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
 _CALL = nn.Module._call_impl.__code__
@@ -134,6 +136,8 @@ class Watch(TorchFunctionMode):
         self.paths = {id(modules[name]): name for name in reversed(list(modules))}
         self.names = {id(parameters[name]): name for name in reversed(list(parameters))}
         self.is_hooked = any(m._backward_hooks or m._backward_pre_hooks for m in modules.values())
+        self.has_functions = False
+        """Whether an autograd.Function of the user's takes part."""
         self.cuts: list[Cut] = []
         self.outputs: list[Cut] = []
         self.fed: dict[str, Cut | Tensor] = {}
@@ -199,8 +203,12 @@ class Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__":
             found = func(*args, **kwargs)
+            if func == _GRAD_FN:  # a hook on a node would pass unseen
+                self._see_hook(args[0])
             if not isinstance(found, Tensor):
                 return found
+            if func == _DATA and id(args[0]) in self._handed:  # as would writing on its data
+                raise CannotCutError(tuple(self._modules_around()))
         given = tensors_in((args, kwargs))
         if not given:
             return func(*args, **kwargs)
@@ -382,11 +390,15 @@ class Watch(TorchFunctionMode):
 
     def _hook(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A hook on a unit's value sees the whole of its gradient; local rules would pass it by."""
-        self.is_hooked = True
+        self._see_hook(args[0])
         cut = self._handed.get(id(args[0]))
         if cut is not None and cut.value.requires_grad:
             return func(cut.value, *args[1:], **kwargs)
         return func(*args, **kwargs)
+
+    def _see_hook(self, x: Tensor) -> None:
+        self.is_hooked = True
+        self.calls.append(("hook", self._token(x)))
 
     def _aside(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A call that is not cut: without gradients, or within a module that stays whole."""
@@ -419,6 +431,7 @@ class Watch(TorchFunctionMode):
             elif type(node).__name__ == "AccumulateGrad":
                 found[left.pop()] = self._reached_leaf(node.variable)  # type: ignore[attr-defined]
             else:
+                self.has_functions |= isinstance(node, BackwardCFunction)
                 below = [each for each, _ in node.next_functions if each is not None]
                 missing = [each for each in below if each not in found]
                 if missing:
@@ -560,9 +573,9 @@ class Watch(TorchFunctionMode):
             layer = cut.joins or cut
             if layer.call not in bases:
                 bases[layer.call] = _fresh(layer.place, taken)
-            cut.name = bases[layer.call] + layer.part
+            cut.name = bases[layer.call]
             if layer.part:
-                taken.add(cut.name)
+                cut.name = _fresh(cut.name + layer.part, taken)
         return joined
 
     def name_of(self, leaf: int) -> str:
