@@ -133,7 +133,8 @@ def test_gradients_are_added_in_place_and_belong_to_one_parameter_each():
     assert difference(flat.view(5, 4), ardyn_gradient(x)) < 1e-12
 
     def penalised(output: Tensor, target: Tensor) -> Tensor:
-        return total(output) + (model[0].bias + model[0].weight.sum(1)).sum()
+        penalty: Tensor = (model[0].bias + model[0].weight.sum(1)).sum()
+        return total(output) + penalty
 
     model.zero_grad()
     ardyn.backward(model, x, NO_TARGET, penalised, duration=LONG)
