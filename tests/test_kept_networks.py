@@ -182,3 +182,31 @@ def test_what_plain_python_holds_changes_once():
     for number in (1, 2):
         ardyn.backward(model, randn(6, 4), NO_TARGET, total, duration=LONG)
         assert model.state["calls"] == [number]
+
+
+def test_a_local_rule_that_differs_from_autograd_is_not_used(monkeypatch):
+    def wrong(self: Any, parameters: Any, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        return {self.weight: 1.01 * (v.mT @ x), self.bias: v.sum(0)}
+
+    monkeypatch.setattr(ardyn.network.layers.Linear, "update", wrong)
+    model, x = filled(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))), randn(6, 4)
+    ardyn.backward(model, x, NO_TARGET, total, duration=LONG)
+    assert difference(gradients_on(model)["0.weight"], ardyn_gradient(x)) < 1e-12
+
+
+def test_a_layer_that_is_returned_beside_its_activation_is_a_unit_of_its_own():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.a(x)
+            return h.tanh(), h
+
+    def product(output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        return (output[0] * output[1]).sum()
+
+    sim = ardyn.Relaxation(filled(Both()), randn(6, 4), NO_TARGET, product)
+    assert sim.network.units == ("a", "tanh")
+    assert_same(sim.equilibrium or {}, sim.gradients, 1e-12)
