@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import ardyn
 from ardyn import Adaptive, Rule
+from ardyn.network.layers import Linear
 from tests.problems import assert_same, difference, generator, gradients_on
 from tests.side_by_side import NO_TARGET, filled, total
 
@@ -188,7 +189,7 @@ def test_a_local_rule_that_differs_from_autograd_is_not_used(monkeypatch):
     def wrong(self: Any, parameters: Any, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         return {self.weight: 1.01 * (v.mT @ x), self.bias: v.sum(0)}
 
-    monkeypatch.setattr(ardyn.network.layers.Linear, "update", wrong)
+    monkeypatch.setattr(Linear, "update", wrong)
     model, x = filled(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))), randn(6, 4)
     ardyn.backward(model, x, NO_TARGET, total, duration=LONG)
     assert difference(gradients_on(model)["0.weight"], ardyn_gradient(x)) < 1e-12
