@@ -165,7 +165,7 @@ def test_a_changed_attribute_is_seen(acts):
 
 
 def test_graphs_of_two_batch_sizes_and_of_both_units_are_kept():
-    model = Written(lambda m, x: m.last(m.act(m.cell(x)[0]))).double()
+    model = Written(lambda m, x: m.last(m.act(m.layer(x)[:, :3]))).double()
     small, large = batch(2, 4), batch(5, 4)
 
     def networks() -> list[int]:

@@ -27,6 +27,8 @@ from ardyn.network.watching import CannotCutError, Cut, Watch
 
 MOST_KEPT = 32
 """Sequences of calls of one module whose networks are kept."""
+ENOUGH = 3
+"""Agreements after which a gradient that stayed zero is taken to be so for good."""
 ROUNDING = 1000.0
 """Gradients that cancel are compared to this many roundings of the largest one."""
 
@@ -37,6 +39,8 @@ class _Known:
 
     networks: dict[object, Network] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
+    agreed: dict[object, int] = field(default_factory=dict)
+    """How often a sequence of calls agreed that is not kept."""
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
@@ -127,8 +131,11 @@ def _first_time(
     """The pass of a sequence of calls that is a new one."""
     network = network.by_autograd if watch.is_hooked else network
     found, proves = _agreed(run, watch, network, value, known.whole)
-    if not proves or watch.is_hooked:  # what a hook does can be another thing next time
-        return found
+    if len(known.agreed) == MOST_KEPT:
+        known.agreed.clear()
+    times = known.agreed[key] = known.agreed.get(key, 0) + 1
+    if watch.is_hooked or not (proves or times >= ENOUGH):
+        return found  # what a hook does can be another thing next time
     if len(known.networks) == MOST_KEPT:
         del known.networks[next(iter(known.networks))]
     known.networks[key] = found.forward_pass.network
