@@ -3,8 +3,8 @@
 import copy
 import math
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,7 +43,8 @@ from ardyn.network.agreement import (
     uncut_gradients,
 )
 from ardyn.network.containers import tensors_in
-from ardyn.network.network import Units
+from ardyn.network.layers import Weighted
+from ardyn.network.network import Network, Units
 from ardyn.plasticity import Plasticity, check_window
 from ardyn.quasi_static import integrated_gradients
 from ardyn.rule import Rule, rule_of_each_block
@@ -58,6 +59,49 @@ _CHANGED = (
     "hook or a new part changes what its modules compute; make a new one, or read its gradients "
     "before the optimiser's step"
 )
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """What Rule and τ mean for the blocks and units of one network; checked."""
+
+    network: Network
+    relaxing: Network
+    """The same, with its clamped outputs at once."""
+    rules: Mapping[str, Rule]
+    tau: Mapping[str, float]
+    with_psi: tuple[str, ...] = ()
+    """Blocks that have ψ."""
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        rule: Rule | Mapping[str, Rule],
+        tau: float | Sequence[float],
+        tau_trace: float | None,
+    ) -> "_Assigned":
+        """Checked to fit."""
+        rules = rule_of_each_block(rule, tuple(network.block))
+        check_rules_matter(network, rule)
+        check_tau_trace(tau_trace, rules.values())
+        is_clamped = next(iter(rules.values())).output == "clamped"
+        relaxing = network.clamped if is_clamped else network
+        if not relaxing.units:
+            why = (
+                "one block and a clamped output; let it relax"
+                if is_clamped
+                else "the module returns its parameters as they are; return what it computes"
+            )
+            raise InputError(f"no unit relaxes: {why}")
+        return cls(network, relaxing, rules, tau_of_each(tau, relaxing.units))
+
+    def fed_back(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Blocks that have ψ, and their weights."""
+        for block in self.with_psi:
+            layer = self.network.block[block].layer
+            assert isinstance(layer, Weighted)
+            yield block, parameters[layer.weight]
 
 
 class Relaxation:
@@ -107,62 +151,61 @@ class Relaxation:
         named = named_parameters(model)
         check_differentiable(named, as_inputs(inputs), targets, loss)
         check_finite({f"parameter '{name}'": p for name, p in named.items()})
+        self._assigned: list[_Assigned] = []
         self._settle(self._feed_forward())
 
     def again(self, inputs: Any, targets: Any) -> "Relaxation":
         """The same on another batch, with the weights as they are now.
 
-        For training: where the network is the same, so is what was checked of it.
+        For training: where the network is one that was seen, so is what was checked of it.
 
         Raises:
             InputError: inputs or targets that hold NaN or infinity, or targets that don't fit.
         """
+        other = self.without_batch()
+        other.inputs, other.targets = inputs, targets
+        check_differentiable({}, as_inputs(inputs), targets, self.loss)
+        other._settle(other._feed_forward())
+        return other
+
+    def without_batch(self) -> "Relaxation":
+        """What ``again`` needs of it: no activities, no copies of weights."""
         other = copy.copy(self)
+        for name in ("inputs", "targets", "dynamics", "loss_value", "penalty"):
+            other.__dict__.pop(name, None)
         for name in ("gradients", "equilibrium"):
             other.__dict__.pop(name, None)
-        other.inputs, other.targets = inputs, targets
-        driven = other._feed_forward()
-        if driven.forward_pass.network is self.network:
-            other.dynamics = other._after(driven, {})
-        else:
-            other._settle(driven)
         return other
 
     def _settle(self, driven: Driven) -> None:
         """Give every block of the network its Rule, ψ and time constant."""
         self.network = driven.forward_pass.network
-        rules = rule_of_each_block(self._rule, tuple(self.network.block))
-        check_rules_matter(self.network, self._rule)
-        check_tau_trace(self._tau_trace, rules.values())
-        is_clamped = next(iter(rules.values())).output == "clamped"
-        self._relaxing = self.network.clamped if is_clamped else self.network
-        if not self._relaxing.units:
-            why = (
-                "one block and a clamped output; let it relax"
-                if is_clamped
-                else ("the module returns its parameters as they are; return what it computes")
-            )
-            raise InputError(f"no unit relaxes: {why}")
         named = driven.forward_pass.run.parameters
+        known = next((each for each in self._assigned if each.network is self.network), None)
+        its = known or _Assigned.of(self.network, self._rule, self._tau, self._tau_trace)
+        psi = (
+            {block: self._feedback[block].detach().to(W) for block, W in known.fed_back(named)}
+            if known
+            else checked_feedback(its.relaxing, named, its.rules, self._feedback)
+        )
         self.dynamics = Dynamics(
-            replace(driven.forward_pass, network=self._relaxing),
+            replace(driven.forward_pass, network=its.relaxing),
             driven.drive,
-            rules,
-            checked_feedback(self._relaxing, named, rules, self._feedback),
-            tau_of_each(self._tau, self._relaxing.units),
+            its.rules,
+            psi,
+            its.tau,
             self._tau_trace,
             frozenset(name for name, p in named.items() if not p.requires_grad),
         )
-        if self.plasticity is not None:
-            check_moves(self.plasticity, self.dynamics)
+        if known is None:
+            if self.plasticity is not None:
+                check_moves(self.plasticity, self.dynamics)
+            self._assigned.append(replace(its, with_psi=tuple(psi)))
 
     def _after(self, driven: Driven, feedback: Mapping[str, Tensor]) -> Dynamics:
-        """The dynamics after another feed-forward pass, with these ψ in place of the user's."""
-        psi = {
-            block: feedback[block] if block in feedback else self._feedback[block].detach().to(old)
-            for block, old in self.dynamics.feedback.items()
-        }
-        forward_pass = replace(driven.forward_pass, network=self._relaxing)
+        """The dynamics after another feed-forward pass of the same network, with these ψ."""
+        forward_pass = replace(driven.forward_pass, network=self.dynamics.forward_pass.network)
+        psi = {block: feedback[block] for block in self.dynamics.feedback}
         return replace(self.dynamics, forward_pass=forward_pass, drive=driven.drive, feedback=psi)
 
     def _feed_forward(self) -> Driven:
@@ -187,7 +230,7 @@ class Relaxation:
     def _pass_with(self, weights: Mapping[str, Tensor]) -> Driven:
         """A feed-forward pass with these weights, the loss and its gradients at the outputs."""
         evaluate = evaluation(self.loss, self.targets)
-        driven = feed_forward(self.model, self.inputs, evaluate, self.units, weights)
+        driven = feed_forward(self.model, self.inputs, evaluate, self.units, weights, self.loss)
         activity = driven.forward_pass.activity
         check_drive(self.loss, driven.drive, {n: activity[n] for n in driven.drive})
         return driven

@@ -14,7 +14,6 @@ from ardyn.ensemble import ensemble_size
 from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.gradients import accumulate
 from ardyn.loss import Loss, loss_function
-from ardyn.network.containers import tensors_in
 from ardyn.network.forward_pass import arguments_of
 from ardyn.network.network import Units
 from ardyn.plasticity import Plasticity, check_is_plasticity, check_window_within
@@ -119,7 +118,7 @@ class Learner:
     tau_trace: float | None = None
     units: Units = "block"
     plasticity: Plasticity | None = None
-    _made: dict[object, Relaxation] = field(default_factory=dict, init=False, repr=False)
+    _made: list[Relaxation] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_positive("duration", self.duration, such_as=10)
@@ -202,12 +201,10 @@ class Learner:
 
     def _relaxation(self, inputs: Any, targets: Any) -> Relaxation:
         """Of a batch; where the network is one that was seen, its checks are not made again."""
-        shape = tuple(x.shape for x in tensors_in((inputs, targets)))
-        if shape in self._made:
-            sim = self._made[shape].again(inputs, targets)
-        else:
-            sim = Relaxation(self.model, inputs, targets, *self._settings)
-        self._made[shape] = sim
+        if self._made:
+            return self._made[0].again(inputs, targets)
+        sim = Relaxation(self.model, inputs, targets, *self._settings)
+        self._made.append(sim.without_batch())
         return sim
 
     def state(self) -> dict[str, Any]:

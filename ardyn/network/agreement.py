@@ -96,6 +96,7 @@ def feed_forward(
     evaluate: Callable[[Any], Tensor],
     units: Units = "block",
     replaced: Mapping[str, Tensor] | None = None,
+    loss: object = None,
 ) -> Driven:
     """The first phase of AR: the module's run on a batch, cut into units, and the loss.
 
@@ -106,6 +107,7 @@ def feed_forward(
             alone and for outputs, while the rest passes on at once; "operation": one for every
             operation. Both settle on the same values.
         replaced: parameters by name, in place of the module's own.
+        loss: what ``evaluate`` calls; where it is a module or an object, a run may change it too.
 
     Raises:
         InputError: inputs that the module cannot take, no gradient, or gradients that are not
@@ -116,9 +118,10 @@ def feed_forward(
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = dict(parameters_of(modules)) | replaced
     known = _KNOWN.setdefault(model, _Known())
-    run = Run(model, modules, arguments_of(inputs), evaluate, units, parameters, replaced)
+    owners = (*modules.values(), *(loss.modules() if isinstance(loss, nn.Module) else [loss]))
+    run = Run(model, modules, arguments_of(inputs), evaluate, units, parameters, replaced, owners)
     with RUNNING:
-        run = replace(run, start=Snapshot(modules.values()))
+        run = replace(run, start=Snapshot(owners))
         watch, value, network, key = _watched(run, known)
         if key in known.networks:
             return _driven(run, watch, known.networks[key], value, known.whole)

@@ -15,8 +15,8 @@ from ardyn.network.activations import identity, scale, slope_at
 from ardyn.network.containers import swap_tensors, tensors_in
 from ardyn.network.layers import Operation, Parameters, weight_gradient
 from ardyn.network.network import INPUT, Block, Network, Units
-from ardyn.network.put_back import Snapshot, Unchanged, putting_back
-from ardyn.network.watching import Cut, Watch, alias
+from ardyn.network.put_back import Snapshot, Unchanged, alias, putting_back
+from ardyn.network.watching import Cut, Watch
 
 _SMALL = 2**12
 """Numbers in a value up to which batching the entries of a stack saves time: a call costs more."""
@@ -38,6 +38,8 @@ class Run:
     """By name, each under all of its names."""
     replaced: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameters that stand in for the module's own."""
+    owners: Sequence[object] = ()
+    """Modules and objects that a run may change, those of the loss among them."""
     start: Snapshot | None = None
     """The state from which the module ran."""
     unchanged: Unchanged = field(default_factory=Unchanged)
@@ -46,7 +48,7 @@ class Run:
     def from_start(self) -> contextlib.AbstractContextManager[None]:
         """The state from which the module ran; in the end it is put back to the one of now."""
         assert self.start is not None
-        return putting_back(self.modules.values(), self.start, self.unchanged)
+        return putting_back(self.owners, self.start, self.unchanged)
 
     def __call__(self) -> Any:
         """The module's own output, nothing cut."""

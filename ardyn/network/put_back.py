@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 _FIXED = frozenset({bool, int, float, str, type(None)})
 """Types that no run can write on."""
+_LIBRARIES = frozenset({"builtins", "torch", "numpy", "functools", "types", "typing", "weakref"})
+"""Whose objects are no plain ones, to be taken by their attributes."""
 _CONTAINERS = frozenset({list, dict, set, OrderedDict, defaultdict, deque})
 
 
@@ -22,46 +24,70 @@ RUNNING = threading.RLock()
 """Held while a module runs or is put back: random numbers belong to all threads."""
 
 
-class Snapshot:
-    """Buffers, attributes and random numbers of modules, as they are now.
+_address: Callable[[Tensor], int] = torch._C._data_address  # type: ignore[attr-defined]
 
-    Of attributes: tensors, random generators, and what lists, dicts, sets and namespaces hold.
+
+def alias(x: Tensor) -> Tensor:
+    """The same values, in the same memory until either is written on; no view of ``x``."""
+    if x.layout == torch.strided and not x.is_complex():
+        with contextlib.suppress(RuntimeError):  # memory that is NumPy's or another process's
+            return torch._lazy_clone(x)
+    return x.clone()
+
+
+def is_as_kept(x: Tensor, kept: Tensor) -> bool:
+    """Whether x still has the values of its alias; version counters miss what .data is used for."""
+    if x.layout != torch.strided or _address(x) == _address(kept):
+        return True
+    return x.shape == kept.shape and x.dtype == kept.dtype and bool(_is_equal(x.detach(), kept))
+
+
+def _is_equal(x: Tensor, y: Tensor) -> Tensor:
+    """Whether all elements are, NaN being equal to itself."""
+    return ((x == y) | ((x != x) & (y != y))).all()
+
+
+class Snapshot:
+    """What a run may change, as it is now.
+
+    Of modules their parameters with ``.grad``, buffers and attributes; of attributes tensors,
+    random generators, and what lists, dicts, sets and plain objects hold. And all random numbers.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, owners: Iterable[object]) -> None:
+        """``owners`` are modules, or plain objects."""
         self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
         self._generators: list[Callable[[], object]] = []
-        for module in modules:
-            self._keep_attributes(module)
+        for owner in owners:
+            if hasattr(owner, "__dict__"):
+                self._keep_attributes(owner)
         self._numbers = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
         has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._cuda = torch.cuda.get_rng_state_all() if has_cuda else []
 
-    def _keep_attributes(self, value: Any) -> None:
-        own = vars(value)
+    def _keep_attributes(self, owner: object) -> None:
+        own = vars(owner)
         self._attributes.append((own, own.copy()))
         for each in own.values():
             kind = type(each)
             if kind not in _FIXED and (kind not in _CONTAINERS or each):
-                self._keep(each)
+                self._keep(each, is_owned=isinstance(owner, nn.Module))
 
-    def _keep(self, value: Any) -> None:
+    def _keep(self, value: Any, is_owned: bool = True) -> None:
         if type(value) in _CONTAINERS:
             if id(value) not in self._containers:
                 self._containers[id(value)] = (value, value.copy())
                 for each in value.values() if isinstance(value, dict) else value:
-                    if type(each) not in _FIXED and not isinstance(each, (nn.Module, nn.Parameter)):
-                        self._keep(each)
+                    if type(each) not in _FIXED and not isinstance(each, nn.Module):
+                        self._keep(each, is_owned)
         elif isinstance(value, tuple):
             for each in value:
-                self._keep(each)
-        elif isinstance(value, SimpleNamespace):
-            self._keep_attributes(value)
+                self._keep(each, is_owned)
         elif isinstance(value, Tensor):
-            if value.layout == torch.strided and 0 not in value.stride():
-                self._tensors.append((value, value.detach().clone()))
+            self._keep_tensor(value)
         elif isinstance(value, torch.Generator):
             self._generators.append(functools.partial(value.set_state, value.get_state()))
         elif isinstance(value, random.Random):
@@ -69,6 +95,16 @@ class Snapshot:
         elif isinstance(value, np.random.Generator):
             bits = value.bit_generator
             self._generators.append(functools.partial(setattr, bits, "state", bits.state))
+        elif is_owned and _is_plain(value):  # not what such objects refer to in turn: that is large
+            self._keep_attributes(value)
+
+    def _keep_tensor(self, x: Tensor) -> None:
+        if x.layout == torch.strided and 0 not in x.stride():
+            self._tensors.append((x, alias(x.detach())))
+        if x.is_leaf and x.requires_grad:
+            self._gradients.append((x, x.grad))
+            if x.grad is not None:
+                self._keep_tensor(x.grad)
 
     def put_back(self) -> None:
         """Make everything what it was."""
@@ -81,11 +117,13 @@ class Snapshot:
         for container, then in self._containers.values():
             container.clear()
             container.update(then) if hasattr(container, "update") else container.extend(then)
-        for tensor, value in self._tensors:
-            if tensor.shape != value.shape:
-                tensor.data = value
-            else:
-                tensor.data.copy_(value)  # unseen by autograd, as no run depends on it
+        for x, gradient in self._gradients:
+            x.grad = gradient
+        for x, kept in self._tensors:
+            if x.shape != kept.shape:
+                x.data = kept
+            elif not is_as_kept(x, kept):
+                x.data.copy_(kept)  # unseen by autograd, as no run depends on it
         for set_back in self._generators:
             set_back()
         torch.set_rng_state(self._numbers[0])
@@ -99,27 +137,35 @@ class Unchanged:
     """Whether tensors were written on since a run, other than by the same run, made again."""
 
     def __init__(self) -> None:
-        self._versions: list[tuple[Tensor, int]] = []
+        self._kept: list[tuple[Tensor, int, Tensor]] = []
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """From now on."""
-        self._versions = [(x, x._version) for x in tensors if not x.is_inference()]
+        self._kept = [(x, x._version, alias(x.detach())) for x in tensors if not x.is_inference()]
 
     def __bool__(self) -> bool:
-        return all(x._version == version for x, version in self._versions)
+        return all(x._version == then and is_as_kept(x, kept) for x, then, kept in self._kept)
 
 
 @contextlib.contextmanager
 def putting_back(
-    modules: Iterable[nn.Module], start: Snapshot, unchanged: Unchanged | None = None
+    owners: Iterable[object], start: Snapshot, unchanged: Unchanged | None = None
 ) -> Iterator[None]:
-    """Go back to ``start``, and in the end to where the modules are now."""
+    """Go back to ``start``, and in the end to where the owners are now."""
     with RUNNING:
-        now, was_unchanged = Snapshot(modules), bool(unchanged)
+        now, was_unchanged = Snapshot(owners), bool(unchanged)
         start.put_back()
         try:
             yield
         finally:
             now.put_back()
             if unchanged is not None and was_unchanged:
-                unchanged.watch([x for x, _ in unchanged._versions])
+                unchanged.watch([x for x, _, _ in unchanged._kept])
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this is an object of a user's class, all of which is in its attributes."""
+    if not hasattr(value, "__dict__") or isinstance(value, (type, nn.Module)):
+        return False
+    home = type(value).__module__.partition(".")[0]
+    return home not in _LIBRARIES or isinstance(value, SimpleNamespace)

@@ -25,6 +25,7 @@ from ardyn.network.activations import Activation, argument, called_activation, i
 from ardyn.network.containers import swap_tensors, tensors_in
 from ardyn.network.layers import LAYERS, Layer, Operation, PassThrough, called_layer
 from ardyn.network.network import Block, Units
+from ardyn.network.put_back import alias
 from ardyn.stacked import each_member
 
 # fmt: off
@@ -102,11 +103,6 @@ class Reached:
 
 _NOTHING = Reached(frozenset(), frozenset())
 _NO_INPUTS: frozenset[str] = frozenset()
-
-
-def alias(x: Tensor) -> Tensor:
-    """The same values, in the same memory until either is written on; no view of ``x``."""
-    return torch._lazy_clone(x) if x.layout == torch.strided and not x.is_complex() else x.clone()
 
 
 class Watch(TorchFunctionMode):
