@@ -211,3 +211,32 @@ def test_a_layer_that_is_returned_beside_its_activation_is_a_unit_of_its_own():
     sim = ardyn.Relaxation(filled(Both()), randn(6, 4), NO_TARGET, product)
     assert sim.network.units == ("a", "tanh")
     assert_same(sim.equilibrium or {}, sim.gradients, 1e-12)
+
+
+class Branched(nn.Module):
+    """A branch that hardly adds to the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strong, self.weak = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.strong(x) + 1e-6 * self.weak(x)
+        return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_error_behind_a_weak_branch_is_found(dtype, monkeypatch):
+    update = Linear.update
+
+    def wrong(self: Any, parameters: Any, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        found = update(self, parameters, v, x)
+        return {name: 2 * g for name, g in found.items()} if "weak" in self.weight else found
+
+    monkeypatch.setattr(Linear, "update", wrong)
+    model, x = filled(Branched()).to(dtype), randn(6, 4).to(dtype)
+    total(model(x)).backward()
+    truth = {name: g.clone() for name, g in gradients_on(model).items()}
+    model.zero_grad()
+    ardyn.backward(model, x, NO_TARGET, total, duration=LONG)
+    assert_same(gradients_on(model), truth, 1e-4)

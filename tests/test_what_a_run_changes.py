@@ -49,6 +49,7 @@ class Counted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls: Tensor
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:

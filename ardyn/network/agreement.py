@@ -303,11 +303,13 @@ def _without_hooks(leaves: Iterable[Tensor]) -> Iterator[None]:
 def _compared(
     run: Run, watch: Watch, network: Network, value: Tensor, whole: frozenset[str], own: Set[int]
 ) -> tuple[Driven, bool]:
-    truth = _truth(run, watch, value)
+    truth, precision = _truth(run, watch, value), _precision(watch, value)
     for each in (network, network.by_autograd):
         found = _driven(run, watch, each, value, whole)
         x, gradients = _at_equilibrium(found)
-        wrong = _first_wrong(gradients, truth, _precision(watch, value), own)
+        wrong = _first_wrong(gradients, truth, precision, own)
+        if wrong is None and not watch.is_hooked and _hides_errors(truth, precision):
+            wrong = _first_wrong(*_probed(run, found), precision, own)
         if wrong is None:
             # What is zero now proves nothing for a batch on which it is not.
             proves = all(0 < _norm(g) < math.inf for key, g in truth.items() if key in own)
@@ -402,6 +404,43 @@ def _at_equilibrium(driven: Driven) -> tuple[dict[str, Tensor], dict[int, Tensor
     return x, dict(zip(map(id, leaves), found, strict=True))
 
 
+def _hides_errors(truth: Mapping[int, Tensor], precision: float) -> bool:
+    """Whether a gradient is so small beside the largest that rounding could be an error in it."""
+    sizes = [_norm(g) for g in truth.values()]
+    rounding = _rounding(sizes, precision)
+    return any(0 < 1e-2 * size < rounding for size in sizes)
+
+
+def _probed(run: Run, found: Driven) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Gradients of leaves of Σ ⟨r, x̄⟩ over all blocks, for random r: ours and autograd's.
+
+    What lies behind a weak branch has gradients as large as any other then.
+    """
+    passed, generator = found.forward_pass, torch.Generator().manual_seed(0)
+    with _uncut(passed, run) as (watch, _):
+        x = {cut.name: cut.leaf for cut in watch.cuts if cut.name in passed.network.block}
+        r = {
+            name: torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+            for name, leaf in x.items()
+        }
+        truth = torch.autograd.grad(
+            list(x.values()),
+            list(watch.leaves.values()),
+            list(r.values()),
+            materialize_grads=True,
+            allow_unused=True,
+        )
+    _, ours = _at_equilibrium(replace(found, drive=r, penalty={}))
+    return ours, dict(zip(watch.leaves, truth, strict=True))
+
+
+def _rounding(sizes: Iterable[float], precision: float) -> float:
+    """How far gradients that cancel may differ, the largest being of the largest of these sizes."""
+    largest = max((size for size in sizes if math.isfinite(size)), default=0.0)
+    share: float = min(ROUNDING * precision, precision**0.5 / 10)
+    return share * largest
+
+
 def _first_wrong(
     found: Mapping[int, Tensor], truth: Mapping[int, Tensor], precision: float, own: Set[int]
 ) -> tuple[int, float] | None:
@@ -412,8 +451,7 @@ def _first_wrong(
     truth = {key: g for key, g in truth.items() if key in own or key in found}
     found = {key: g for key, g in found.items() if key in own or key in truth}
     sizes = {key: _norm(g) for key, g in truth.items()}
-    largest = max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
-    rounding = min(ROUNDING * precision, precision**0.5 / 10) * largest
+    rounding = _rounding(sizes.values(), precision)
     tolerance = min(1e-8 if precision < 1e-12 else math.inf, precision**0.5)
     wrong = {}
     for key, g in truth.items():
@@ -439,15 +477,22 @@ def uncut_gradients(passed: ForwardPass, run: Run) -> tuple[dict[str, Tensor], d
     Raises:
         InputError: a module that takes another path now.
     """
-    watch = run.watch(passed.whole, is_cutting=False)
-    with run.from_start(), torch.enable_grad():
-        value = run.evaluate(run.under(watch))
-        passed.match(watch)
+    with _uncut(passed, run) as (watch, value):
         leaves = {cut.name: cut.leaf for cut in watch.cuts if cut.name}
         found = torch.autograd.grad(
             value, list(leaves.values()), materialize_grads=True, allow_unused=True
         )
     return dict(zip(leaves, found, strict=True)), {n: x.detach() for n, x in leaves.items()}
+
+
+@contextlib.contextmanager
+def _uncut(passed: ForwardPass, run: Run) -> Iterator[tuple[Watch, Tensor]]:
+    """The run made again with its units found, but nothing cut; and its loss."""
+    watch = run.watch(passed.whole, is_cutting=False)
+    with run.from_start(), torch.enable_grad():
+        value = run.evaluate(run.under(watch))
+        passed.match(watch)
+        yield watch, value
 
 
 def _precision(watch: Watch, value: Tensor) -> float:
