@@ -3,10 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import ardyn
 from ardyn import Adaptive, ClosedForm, Fixed, InputError, Rule, Sweep
 from ardyn.rule import Initial
 from tests.brute_force import Chain, Layers
@@ -17,7 +19,9 @@ from tests.problems import (
     Problem,
     assert_same,
     chain,
+    difference,
     feedback_of,
+    generator,
     problem,
     random_chains,
     random_times,
@@ -252,3 +256,16 @@ def test_a_multistep_scheme_is_refused(method):
 def test_what_is_no_scheme_is_refused(of):
     with pytest.raises(InputError, match="takes a Fixed, a Sweep or nothing, got"):
         ClosedForm(of)
+
+
+@pytest.mark.parametrize("times", [[40.0], [20.0, 30.0, 40.0]])
+def test_what_a_start_leaves_behind_counts_beside_a_small_gradient(times):
+    model = ardyn.mlp([4, 5, 5, 3], std=1.0, generator=generator(0)).double()
+    drawn = torch.randn(6, 7, generator=generator(1)).double()
+    inputs, targets = drawn[:, :4], drawn[:, 4:]
+    sim = ardyn.Relaxation(model, inputs, targets, loss=lambda x, t: 1e-14 * (x - t).square().sum())
+    found = states(sim.solve(times))
+    tight = Adaptive("dopri8", rtol=1e-12, atol=1e-32)
+    assert_same(found, states(sim.solve(times, tight)), 1e-7)
+    late = {unit: x[-1] for unit, x in found.items()}
+    assert max(difference(late[unit], g) for unit, g in sim.gradients.items()) > 1e-5

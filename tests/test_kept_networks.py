@@ -185,9 +185,10 @@ def test_what_plain_python_holds_changes_once():
         assert model.state["calls"] == [number]
 
 
-def test_a_local_rule_that_differs_from_autograd_is_not_used(monkeypatch):
+@pytest.mark.parametrize("off", [1e-2, 1e-6])
+def test_a_local_rule_that_differs_from_autograd_is_not_used(off, monkeypatch):
     def wrong(self: Any, parameters: Any, v: Tensor, x: Tensor) -> dict[str, Tensor]:
-        return {self.weight: 1.01 * (v.mT @ x), self.bias: v.sum(0)}
+        return {self.weight: (1 + off) * (v.mT @ x), self.bias: v.sum(0)}
 
     monkeypatch.setattr(Linear, "update", wrong)
     model, x = filled(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))), randn(6, 4)
@@ -240,3 +241,40 @@ def test_an_error_behind_a_weak_branch_is_found(dtype, monkeypatch):
     model.zero_grad()
     ardyn.backward(model, x, NO_TARGET, total, duration=LONG)
     assert_same(gradients_on(model), truth, 1e-4)
+
+
+class Replaceable(nn.Module):
+    """Something between layers that can be another; counts its runs, and keeps an activity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.between = [lambda h: 1.5 * h]
+
+    def forward(self, x: Tensor) -> Tensor:
+        RUNS.append(1)
+        self.kept = self.a(x).tanh()
+        y: Tensor = self.b(self.between[0](self.kept))
+        return y
+
+
+RUNS: list[int] = []
+
+
+def test_each_sequence_of_calls_and_each_network_is_compared_once():
+    model = filled(Replaceable())
+
+    def is_compared(loss: Any) -> bool:
+        RUNS.clear()
+        ardyn.Relaxation(model, randn(6, 4), NO_TARGET, loss)
+        return len(RUNS) == 2
+
+    def sparse(output: Tensor, target: Tensor) -> Tensor:
+        return total(output) + total(model.kept)
+
+    assert [is_compared(total), is_compared(total)] == [True, False]
+    model.between[0] = lambda h: h - 0.5
+    assert [is_compared(total), is_compared(total)] == [True, False]
+    assert [is_compared(sparse), is_compared(sparse), is_compared(total)] == [True, False, False]
+    sim = ardyn.Relaxation(model, randn(6, 4), NO_TARGET, sparse)
+    assert sim.network.outputs == ("a", "b")
