@@ -234,8 +234,6 @@ class Stack(Carrier[Kept]):
 
     def _padded(self, name: str, v: Tensor) -> Tensor:
         missing = self._entries(name, self.network.block[name].relaxes) - len(v)
-        if missing < 0:
-            return v[:missing]
         return functional.pad(v, (0, 0) * (v.ndim - 1) + (0, missing)) if missing else v
 
     def _entries(self, name: str, own: bool = False) -> int:

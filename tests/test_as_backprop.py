@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import ardyn
+from ardyn.network.layers import Operation
 from tests.side_by_side import (
     UNITS,
     assert_learns_as_backprop,
@@ -224,3 +225,10 @@ def test_the_path_that_depends_on_data_did_change():
         "block",
     )
     assert len({frozenset(record) for record in records}) > 1
+
+
+def test_a_checkpoint_stays_whole_so_that_nothing_within_is_kept():
+    sim = ardyn.Relaxation(FORWARD["a checkpoint"](), randn(6, 4), torch.zeros(()), total)
+    within = sim.network.block["middle"].layer
+    assert isinstance(within, Operation)
+    assert "middle.weight" in within.names

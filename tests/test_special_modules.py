@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import ardyn
+from ardyn.network.layers import Linear
 from tests.problems import assert_same, difference, gradients_on
 from tests.side_by_side import (
     LONG,
@@ -248,3 +249,21 @@ def test_state_that_keeps_its_graph_has_the_value_of_one_run():
     total(one(randn(4, 4, seed=2))).backward()
     ardyn.backward(two, randn(4, 4, seed=2), NO_TARGET, total, duration=LONG)
     assert_same(gradients_on(two), gradients_on(one), 1e-8)
+
+
+def test_layers_behind_a_part_without_gradients_have_local_rules():
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = nn.Linear(4, 5), nn.Linear(5, 5)
+            self.last = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                h = self.backbone(x).relu()
+            y: Tensor = self.last(self.head(h).tanh())
+            return y
+
+    sim = ardyn.Relaxation(filled(Frozen()), randn(6, 4), randn(6, 3))
+    assert sim.network.units == ("head", "last")
+    assert all(isinstance(block.layer, Linear) for block in sim.network.blocks)
