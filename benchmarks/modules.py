@@ -58,7 +58,9 @@ def _cases(device: str) -> Cases:
 
 
 def _module(name: str, model: nn.Module, inputs: Tensor) -> Cases:
-    targets = torch.zeros_like(model(inputs))
+    targets = torch.randn_like(
+        model(inputs)
+    )  # zeros would leave nothing to send back through a norm
 
     def backprop() -> None:
         model.zero_grad()

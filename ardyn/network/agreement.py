@@ -308,8 +308,9 @@ def _compared(
         found = _driven(run, watch, each, value, whole)
         x, gradients = _at_equilibrium(found)
         wrong = _first_wrong(gradients, truth, precision, own)
-        if wrong is None and not watch.is_hooked and _hides_errors(truth, precision):
-            wrong = _first_wrong(*_probed(run, found), precision, own)
+        hidden = own & _hidden(truth, precision) if wrong is None else set()
+        if hidden and not watch.is_hooked:
+            wrong = _first_wrong(*_probed(run, found, hidden), precision, own)
         if wrong is None:
             # What is zero now proves nothing for a batch on which it is not.
             proves = all(0 < _norm(g) < math.inf for key, g in truth.items() if key in own)
@@ -404,34 +405,39 @@ def _at_equilibrium(driven: Driven) -> tuple[dict[str, Tensor], dict[int, Tensor
     return x, dict(zip(map(id, leaves), found, strict=True))
 
 
-def _hides_errors(truth: Mapping[int, Tensor], precision: float) -> bool:
-    """Whether a gradient is so small beside the largest that rounding could be an error in it."""
-    sizes = [_norm(g) for g in truth.values()]
-    rounding = _rounding(sizes, precision)
-    return any(0 < 1e-2 * size < rounding for size in sizes)
+def _hidden(truth: Mapping[int, Tensor], precision: float) -> set[int]:
+    """Leaves whose gradients are so small beside the largest that rounding is a third of them."""
+    sizes = {key: _norm(g) for key, g in truth.items()}
+    rounding = _rounding(sizes.values(), precision)
+    return {key for key, size in sizes.items() if 0 < size < 3 * rounding}
 
 
-def _probed(run: Run, found: Driven) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Gradients of leaves of Σ ⟨r, x̄⟩ over all blocks, for random r: ours and autograd's.
+def _probed(
+    run: Run, found: Driven, hidden: Set[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Gradients of hidden leaves of Σ ⟨r, x̄⟩ over their blocks, r random: ours and autograd's.
 
     What lies behind a weak branch has gradients as large as any other then.
     """
     passed, generator = found.forward_pass, torch.Generator().manual_seed(0)
+    names = {name for name, leaf in passed.leaves.items() if id(leaf) in hidden}
+    blocks = [b.name for b in passed.network.blocks if not names.isdisjoint(b.layer.names)]
     with _uncut(passed, run) as (watch, _):
-        x = {cut.name: cut.leaf for cut in watch.cuts if cut.name in passed.network.block}
+        x = {cut.name: cut.leaf for cut in watch.cuts if cut.name in blocks}
         r = {
-            name: torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+            name: (torch.rand(leaf.shape, generator=generator) - 0.5).to(leaf)
             for name, leaf in x.items()
         }
+        leaves = {key: leaf for key, leaf in watch.leaves.items() if key in hidden}
         truth = torch.autograd.grad(
             list(x.values()),
-            list(watch.leaves.values()),
+            list(leaves.values()),
             list(r.values()),
             materialize_grads=True,
             allow_unused=True,
         )
     _, ours = _at_equilibrium(replace(found, drive=r, penalty={}))
-    return ours, dict(zip(watch.leaves, truth, strict=True))
+    return {key: ours[key] for key in leaves}, dict(zip(leaves, truth, strict=True))
 
 
 def _rounding(sizes: Iterable[float], precision: float) -> float:
