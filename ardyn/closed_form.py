@@ -29,6 +29,7 @@ from ardyn.errors import DivergenceError, InputError
 from ardyn.integrators import Fixed
 from ardyn.network.layers import Operation
 from ardyn.network.network import Block, Network
+from ardyn.network.put_back import alias
 from ardyn.propagator import Scheme, propagator, time_integral, trace_propagator
 from ardyn.sweep import Sweep
 
@@ -281,13 +282,13 @@ class _States(Carrier["_Mixture"]):
         """Add the part of x(0), and leave this unit's state behind."""
         if start is not None:
             share = self.shares[self.network.level[unit] - 1]
-            v = torch.addcmul(v, _spread(share, start), start)
+            v.addcmul_(_spread(share, start), start)
         own, below = v[:1], v[1:]
         return _Mixture(own.clone() if len(below) else own), below
 
     def fit(self, source: str, pulled: Tensor) -> Tensor:
-        """As many as there are units below."""
-        return pulled[: self.network.level[source]]
+        """As many as there are units below; written on by none but ``visit``."""
+        return alias(pulled[: self.network.level[source]])
 
 
 def _spread(weights: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ardyn import plasticity
-from ardyn.network.activations import activate, identity, scale
+from ardyn.network.activations import Slope, identity, scale
 from ardyn.network.forward_pass import ForwardPass
 from ardyn.network.layers import Operation
 from ardyn.network.network import Block
@@ -148,8 +148,8 @@ class Dynamics:
         psi = self.feedback.get(block.name)
         return self.forward_pass.pull(block, scale(v, slope), sources, psi)
 
-    def derivative(self, choice: Derivative, block: Block, x: "Activities | None") -> Tensor | None:
-        """f′ of a block as the Rule takes it, shaped like its unit; None stands for f′ = 1."""
+    def derivative(self, choice: Derivative, block: Block, x: "Activities | None") -> Slope | None:
+        """f′ of a block as the Rule takes it; None stands for f′ = 1."""
         if block.activation is identity:
             return None
         match choice:
@@ -157,10 +157,10 @@ class Dynamics:
                 return self.forward_pass.derivative[block.name]
             case "current":
                 assert x is not None
-                return activate(block.activation, self.preactivation(block, x))[1]
+                return Slope.at(block.activation, self.preactivation(block, x))
             case "postsynaptic":
                 assert x is not None
-                return activate(block.activation, x[block.name])[1]
+                return Slope.at(block.activation, x[block.name])
             case "dropped":
                 return None
 

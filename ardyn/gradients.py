@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ardyn.dynamics import Dynamics
+from ardyn.network.activations import Slope
 from ardyn.network.layers import Weighted
 from ardyn.network.network import Block
 
@@ -26,7 +27,7 @@ def updates(
     x, z = dynamics.activities(activity), dynamics.activities(dict(activity) | dict(traces))
     presynaptic = {"current": x, "trace": z}
 
-    def slope(block: Block) -> Tensor | None:
+    def slope(block: Block) -> Slope | None:
         return dynamics.derivative(dynamics.rules[block.name].update_derivative, block, x)
 
     def below(block: Block) -> Tensor:

@@ -31,7 +31,7 @@ def _cases(device: str) -> Cases:
     state, fast = coupled.initial(), dynamics.initial()
     passed = dynamics.forward_pass
     weights = [passed.parameters[f"fc{i}.weight"].clone() for i in (1, 2, 3, 4)]
-    slopes = [passed.derivative[f"fc{i}"] for i in (1, 2, 3)]
+    slopes = [passed.derivative[f"fc{i}"].value() for i in (1, 2, 3)]
     below = [inputs, *(passed.activity[f"fc{i}"] for i in (1, 2, 3))]
 
     def bare() -> None:

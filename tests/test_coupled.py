@@ -21,6 +21,7 @@ from ardyn import (
 )
 from ardyn import coupled as coupled_module
 from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS
+from ardyn.network.activations import scale
 from tests.brute_force import Chain
 from tests.problems import array, assert_same, difference, feedback_of, generator, problem, states
 
@@ -274,7 +275,7 @@ def test_where_activities_would_settle_follows_learned_feedback_weights():
         g = sim.dynamics.drive["fc3"]
         truth = {"fc3": g}
         for below, block in (("fc2", "fc3"), ("fc1", "fc2")):
-            g = (g * trace.derivative.get(block, 1.0)) @ trajectory.learned.feedback[block][i].T
+            g = scale(g, trace.derivative.get(block)) @ trajectory.learned.feedback[block][i].T
             truth[below] = g
         assert_same({unit: x[i] for unit, x in found.items()}, truth, 1e-12)
     assert difference(found["fc1"][-1], found["fc1"][0]) > 0.1

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ardyn.network.activations import ELEMENTWISE, activate, called_activation, identity
+from ardyn.network.activations import ELEMENTWISE, Slope, called_activation, identity
 from ardyn.network.layers import LAYERS, Conv, Linear, PassThrough, called_layer, layer_of
 from tests.brute_force import FUNCTIONS, SLOPES
 from tests.problems import assert_same, difference, generator
@@ -179,25 +179,23 @@ def test_passing_through_changes_and_learns_nothing():
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_activate_gives_the_value_and_the_slope(name):
-    a = 2 * randn(4, 5)
-    value, slope = activate(KNOWN[name], a)
-    assert difference(value, FUNCTIONS[name](a.cpu().numpy())) < 1e-14
-    assert difference(slope, SLOPES[name](a.cpu().numpy())) < 1e-13
+def test_a_slope_is_the_derivative_and_scales_stacks_by_it(name):
+    f, a, v = KNOWN[name], 2 * randn(4, 5), randn(3, 4, 5, seed=1)
+    truth = torch.from_numpy(SLOPES[name](a.cpu().numpy())).to(a)
+    assert difference(f(a), FUNCTIONS[name](a.cpu().numpy())) < 1e-14
+    for slope in (Slope.at(f, a), Slope.at(f, a, f(a))):
+        assert difference(slope.value(), truth) < 1e-13
+        assert difference(slope.times(v), v * truth) < 1e-13
+        assert difference(slope.samples(slice(1, 2)).times(v[0, 1:2]), (v[0] * truth)[1:2]) < 1e-13
 
 
-def test_activate_leaves_its_argument_and_the_graph_alone():
+@pytest.mark.parametrize("f", [torch.tanh, functional.gelu])
+def test_a_slope_leaves_its_argument_and_the_graph_alone(f):
     a = randn(4, 5).requires_grad_()
-    value, slope = activate(torch.tanh, a)
-    assert not value.requires_grad
-    assert not slope.requires_grad
-    assert a.grad is None
-
-
-def test_activate_works_where_gradients_are_off():
     with torch.no_grad():
-        slope = activate(torch.tanh, randn(4, 5))[1]
-    assert difference(slope, 1 - randn(4, 5).tanh() ** 2) < 1e-15
+        slope = Slope.at(f, a)
+    assert not slope.value().requires_grad
+    assert a.grad is None
 
 
 def way_of(way: Any) -> str:
@@ -210,7 +208,7 @@ def test_every_listed_function_acts_on_each_element_alone(way):
     f = ELEMENTWISE[way]
     assert difference(f(a), way(a.clone())) < 1e-15
     jacobian = torch.autograd.functional.jacobian(f, a)
-    assert difference(jacobian, torch.diag(activate(f, a)[1])) < 1e-15
+    assert difference(jacobian, torch.diag(Slope.at(f, a).value())) < 1e-15
     assert difference(f(a)[2:], f(a[2:])) < 1e-15
 
 

@@ -1,5 +1,6 @@
 import torch
 
+from ardyn.network.activations import Slope, identity
 from ardyn.network.layers import Linear, weight_gradient
 from ardyn.plasticity import remember
 from tests.problems import assert_same, difference, generator
@@ -23,12 +24,12 @@ def test_at_the_gradient_the_update_is_that_of_backprop():
     y = torch.tanh(x @ W.T + b)
     y.retain_grad()
     (y**3).sum().backward()
-    slope = 1 - y.detach() ** 2
+    slope = Slope.at(torch.tanh, x @ W.T + b)
     found = weight_gradient(Linear("W", "b"), {}, y.grad, slope, x)  # type: ignore[arg-type]
     assert_same(found, {"W": W.grad, "b": b.grad}, 1e-14)
 
 
 def test_no_slope_stands_for_the_number_one():
     v, x = randn(4, 3, seed=0), randn(4, 5, seed=2)
-    truth = weight_gradient(Linear("W", "b"), {}, v, torch.ones_like(v), x)
+    truth = weight_gradient(Linear("W", "b"), {}, v, Slope(identity, torch.ones_like(v)), x)
     assert_same(weight_gradient(Linear("W", "b"), {}, v, None, x), truth, 1e-15)

@@ -6,7 +6,7 @@ They may be called as modules, as functions or as methods, in place or not.
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,34 +21,65 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-def scale(v: Tensor, slope: Tensor | None) -> Tensor:
-    """v ⊙ f′; None stands for f′ = 1."""
-    return v if slope is None else v * slope
+def _times_tanh(v: Tensor, y: Tensor) -> Tensor:
+    """v ⊙ (1 − y²)."""
+    return torch.ops.aten.tanh_backward(v, y)  # type: ignore[no-any-return]
 
 
-SLOPES: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    torch.tanh: lambda y: torch.addcmul(y.new_ones(()), y, y, value=-1),  # 1 − y², in one pass
-    torch.sigmoid: lambda y: y * (1 - y),
-    torch.relu: lambda y: (y > 0).to(y),
+def _times_sigmoid(v: Tensor, y: Tensor) -> Tensor:
+    """v ⊙ y (1 − y)."""
+    return torch.ops.aten.sigmoid_backward(v, y)  # type: ignore[no-any-return]
+
+
+def _times_relu(v: Tensor, y: Tensor) -> Tensor:
+    """v where y > 0."""
+    return torch.ops.aten.threshold_backward(v, y, 0)  # type: ignore[no-any-return]
+
+
+TIMES_SLOPE: Mapping[Activation, Callable[[Tensor, Tensor], Tensor]] = {
+    torch.tanh: _times_tanh,
+    torch.sigmoid: _times_sigmoid,
+    torch.relu: _times_relu,
 }
-"""f′(a) as a function of y = f(a)."""
+"""v ⊙ f′(a) from v and y = f(a), in one pass over memory, so that f′ is never written out."""
 
 
-def activate(f: Activation, a: Tensor) -> tuple[Tensor, Tensor]:
-    """f(a) and f′(a) of an elementwise f, both shaped like a; f′ by ``SLOPES``, or by autograd."""
-    a = a.detach()
-    if f in SLOPES:
-        y = f(a)
-        return y, SLOPES[f](y)
-    with torch.enable_grad():
-        y = f(a.requires_grad_())
-        (slope,) = torch.autograd.grad(y, a, torch.ones_like(y))
-    return y.detach(), slope
+@dataclass(frozen=True)
+class Slope:
+    """f′(a) of an elementwise f, one number per neuron."""
+
+    activation: Activation
+    known: Tensor
+    """y = f(a) where ``TIMES_SLOPE`` has f, else f′(a) itself."""
+
+    @classmethod
+    def at(cls, f: Activation, a: Tensor, y: Tensor | None = None) -> "Slope":
+        """At the pre-activation a; y = f(a), where that is known already."""
+        a = a.detach()
+        if f in TIMES_SLOPE:
+            return cls(f, f(a) if y is None else y)
+        with torch.enable_grad():
+            a = a.requires_grad_()
+            (slope,) = torch.autograd.grad(f(a).sum(), a)
+        return cls(f, slope)
+
+    def times(self, v: Tensor) -> Tensor:
+        """v ⊙ f′(a); v is [batch, …], or a stack of such."""
+        times = TIMES_SLOPE.get(self.activation, torch.mul)
+        return times(v, self.known)
+
+    def value(self) -> Tensor:
+        """f′(a)."""
+        return self.times(torch.ones_like(self.known))
+
+    def samples(self, which: slice) -> "Slope":
+        """Of some samples of the batch only."""
+        return replace(self, known=self.known[which])
 
 
-def slope_at(f: Activation, a: Tensor, y: Tensor) -> Tensor:
-    """f′(a), where y = f(a) is known already."""
-    return SLOPES[f](y) if f in SLOPES else activate(f, a)[1]
+def scale(v: Tensor, slope: Slope | None) -> Tensor:
+    """v ⊙ f′; None stands for f′ = 1."""
+    return v if slope is None else slope.times(v)
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,11 @@ def feed_forward(
         run = replace(run, start=Snapshot(owners))
         watch, value, network, key = _watched(run, known)
         if key in known.networks:
-            return _driven(run, watch, known.networks[key], value, known.whole)
-        return _first_time(run, watch, network, value, known, key)
+            driven = _driven(run, watch, known.networks[key], value, known.whole)
+        else:
+            driven = _first_time(run, watch, network, value, known, key)
+    driven.forward_pass.let_go()
+    return driven
 
 
 def _first_time(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ardyn.errors import InputError
-from ardyn.network.activations import identity, scale, slope_at
+from ardyn.network.activations import TIMES_SLOPE, Slope, identity, scale
 from ardyn.network.containers import swap_tensors, tensors_in
 from ardyn.network.layers import Operation, Parameters, weight_gradient
 from ardyn.network.network import INPUT, Block, Network, Units
@@ -20,6 +20,8 @@ from ardyn.network.watching import Cut, Watch
 
 _SMALL = 2**12
 """Numbers in a value up to which batching the entries of a stack saves time: a call costs more."""
+_LARGE = 2**18
+"""Numbers in a value from which on it is worth freeing."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -123,7 +125,7 @@ class ForwardPass:
     """By name; values alone."""
     activity: Mapping[str, Tensor]
     """x̄ of every block, and the network's inputs."""
-    derivative: Mapping[str, Tensor]
+    derivative: Mapping[str, Slope]
     """f′(a) of every block that has an activation, at its true pre-activation, bias included."""
     below: Mapping[str, Tensor]
     """What each layer with a local rule reads, at the feed-forward activities."""
@@ -207,7 +209,7 @@ class ForwardPass:
     def updates(
         self,
         above: Mapping[str, Tensor],
-        slope: Callable[[Block], Tensor | None],
+        slope: Callable[[Block], Slope | None],
         below: Callable[[Block], Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Eq. 2 by the local rule of each layer, {block: {parameter: gradient}}, over the batch.
@@ -250,6 +252,17 @@ class ForwardPass:
         starts += [(self.leaves[name], v) for name, v in local if name in self.leaves]
         roots, gradients = [root for root, _ in starts], [v.to(root.dtype) for root, v in starts]
         return roots, gradients
+
+    def let_go(self) -> None:
+        """Free pre-activations that no pull-back needs: those whose f′ is known from f(a)."""
+        for block in self.network.blocks:
+            cut = self.cuts[block.name]
+            is_local = not isinstance(block.layer, Operation)
+            has_slope = is_local and block.activation in TIMES_SLOPE
+            if cut.joins and has_slope and cut.leaf.numel() > _LARGE:
+                nothing = cut.leaf.new_empty(0)
+                cut.joins.value = cut.joins.leaf = cut.joins.handed = cut.below = nothing
+                cut.value = cut.value.detach()  # its graph holds the pre-activation too
 
     def samples(self, which: slice) -> "ForwardPass":
         """The pass of some samples of the batch only.
@@ -297,7 +310,7 @@ class ForwardPass:
         return replace(
             self,
             activity={name: x[which] for name, x in self.activity.items()},
-            derivative={name: x[which] for name, x in self.derivative.items()},
+            derivative={name: f.samples(which) for name, f in self.derivative.items()},
             below={name: x[which] for name, x in self.below.items()},
         )
 
@@ -350,7 +363,7 @@ def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> 
         activity[block.name] = cut.leaf.detach()
         if block.activation is not identity:
             a = layer.value if cut.below is None or cut.joins else cut.below
-            derivative[block.name] = slope_at(block.activation, a.detach(), activity[block.name])
+            derivative[block.name] = Slope.at(block.activation, a, activity[block.name])
         if not isinstance(block.layer, Operation) and layer.below is not None:
             below[block.name] = layer.below.detach()
     leaves = {watch.name_of(key): leaf for key, leaf in watch.leaves.items()}

@@ -14,7 +14,7 @@ from torch.func import vmap
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ardyn.network.activations import scale
+from ardyn.network.activations import Slope, scale
 from ardyn.stacked import Stacked, by_member, each_member
 
 Parameters = Mapping[str, Tensor]
@@ -233,7 +233,7 @@ def weight_gradient(
     layer: LocalLayer,
     parameters: Parameters,
     x_above: Tensor,
-    slope: Tensor | None,
+    slope: Slope | None,
     x_below: Tensor,
 ) -> dict[str, Tensor]:
     """∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch (paper, Eq. 2).
