@@ -7,20 +7,20 @@ biological plausibility of the activation relaxation algorithm (2020).
 
 from importlib.metadata import version
 
-from ardyn.catalogue import SOLVER_NAMES, solver_named
-from ardyn.closed_form import ClosedForm
-from ardyn.ensemble import ensemble, ensemble_size, member
+from ardyn.analysis.trajectory import Trajectory
+from ardyn.averaging import mean_field
+from ardyn.closed_form.solver import ClosedForm
+from ardyn.dynamics.plasticity import Plasticity
+from ardyn.dynamics.rule import Rule
+from ardyn.ensembles import ensemble, ensemble_size, member
 from ardyn.errors import ArdynError, DivergenceError, InputError
-from ardyn.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
-from ardyn.mean_field import mean_field
 from ardyn.models import cnn, mlp, random_feedback
-from ardyn.plasticity import Plasticity
 from ardyn.relaxation import Relaxation
-from ardyn.rule import Rule
-from ardyn.solve import SteadyState
-from ardyn.sweep import Sweep
+from ardyn.solver_names import SOLVER_NAMES, solver_named
+from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
+from ardyn.solvers.sweep import Sweep
+from ardyn.solvers.system import SteadyState
 from ardyn.training import Learner, backprop, backward, batches, evaluate
-from ardyn.trajectory import Trajectory
 
 __all__ = [
     "ADAPTIVE_METHODS",

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardyn import moving
-from ardyn.checks import (
+from ardyn.analysis import moving_gradients as moving
+from ardyn.analysis.trajectory import Trajectory, choose_reference
+from ardyn.batch import (
     as_inputs,
     check_differentiable,
     check_finite,
@@ -28,14 +29,16 @@ from ardyn.checks import (
     numbered,
     tau_of_each,
 )
-from ardyn.closed_form import ClosedForm, check_linear
-from ardyn.convergence import exact_convergence_time
-from ardyn.coupled import Learned, relax_coupled
-from ardyn.dynamics import Dynamics
+from ardyn.closed_form.convergence_time import exact_convergence_time
+from ardyn.closed_form.quasi_static import integrated_gradients
+from ardyn.closed_form.solver import ClosedForm, check_linear
+from ardyn.dynamics.activity import Dynamics
+from ardyn.dynamics.coupled import Learned, relax_coupled
+from ardyn.dynamics.learning import parameter_gradients
+from ardyn.dynamics.loss import Loss, check_drive, evaluation, loss_name
+from ardyn.dynamics.plasticity import Plasticity, check_window
+from ardyn.dynamics.rule import Rule, rule_of_each_block
 from ardyn.errors import InputError
-from ardyn.gradients import parameter_gradients
-from ardyn.integrators import Adaptive, Fixed
-from ardyn.loss import Loss, check_drive, evaluation, loss_name
 from ardyn.network.agreement import (
     Driven,
     feed_forward,
@@ -45,12 +48,9 @@ from ardyn.network.agreement import (
 from ardyn.network.containers import tensors_in
 from ardyn.network.layers import Weighted
 from ardyn.network.network import Network, Units
-from ardyn.plasticity import Plasticity, check_window
-from ardyn.quasi_static import integrated_gradients
-from ardyn.rule import Rule, rule_of_each_block
-from ardyn.solve import SteadyState, as_times
-from ardyn.sweep import Sweep
-from ardyn.trajectory import Trajectory, choose_reference
+from ardyn.solvers.integrators import Adaptive, Fixed
+from ardyn.solvers.sweep import Sweep
+from ardyn.solvers.system import SteadyState, as_times
 
 Solver = Adaptive | Fixed | Sweep | ClosedForm
 

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ardyn.checks import check_steps
-from ardyn.closed_form import ClosedForm
-from ardyn.ensemble import ensemble_size
+from ardyn.batch import check_steps
+from ardyn.closed_form.solver import ClosedForm
+from ardyn.dynamics.learning import accumulate
+from ardyn.dynamics.loss import Loss, loss_function
+from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, check_window_within
+from ardyn.dynamics.rule import Rule
+from ardyn.ensembles import ensemble_size
 from ardyn.errors import InputError, check_choice, check_positive
-from ardyn.gradients import accumulate
-from ardyn.loss import Loss, loss_function
 from ardyn.network.forward_pass import arguments_of
 from ardyn.network.network import Units
-from ardyn.plasticity import Plasticity, check_is_plasticity, check_window_within
 from ardyn.relaxation import Relaxation, Solver
-from ardyn.rule import Rule
 
 
 def backward(

@@ -8,7 +8,7 @@ import torch
 import torchdiffeq
 
 import ardyn
-from ardyn.coupled import Coupled
+from ardyn.dynamics.coupled import Coupled
 from benchmarks.timing import Cases, Row, main
 
 ROWS = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ardyn
 from benchmarks.timing import Cases, Row, main
-from tests.modules import ResNet18, UNet
+from tests.oracles.modules import ResNet18, UNet
 
 NAMES = ("ResNet-18", "transformer", "50 layers", "U-Net")
 ROWS = (

@@ -12,8 +12,8 @@ import torch
 import tyro
 from torch.utils.benchmark import Timer
 
-from plots.command_line import refusing
-from studies.runs import check_device
+from plots.common.command_line import refusing
+from studies.running.run_folder import check_device
 
 ROUNDS = 5
 """Every entry is timed once per round, so that a drifting clock touches all alike."""

@@ -8,8 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import following, layers, style
-from plots.command_line import main
+from plots.common import lag as following
+from plots.common import panels as layers
+from plots.common import style
+from plots.common.command_line import main
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:

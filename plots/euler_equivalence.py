@@ -12,9 +12,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
-from plots.command_line import main
-from plots.learning_curves import draw_accuracy
+from plots.common import style
+from plots.common.command_line import main
+from plots.common.learning_curves import draw_accuracy
 
 PAPER = (0.1, 100)
 """Step and iterations of the paper, marked in every panel."""

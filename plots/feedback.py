@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.figure import Figure
 
-from plots import style
-from plots.command_line import main
-from plots.learning_curves import curves, draw_accuracy, seeds
+from plots.common import style
+from plots.common.command_line import main
+from plots.common.learning_curves import curves, draw_accuracy, seeds
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:

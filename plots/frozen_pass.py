@@ -8,9 +8,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import style
-from plots.command_line import main
-from plots.learning_curves import draw_accuracy, seeds, standard_error
+from plots.common import style
+from plots.common.command_line import main
+from plots.common.learning_curves import draw_accuracy, seeds, standard_error
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Figures of studies/scalability.py: python plots/scalability.py RUN_FOLDER …"""
 
-from plots.command_line import main
-from plots.learning_curves import draw_accuracy as draw
+from plots.common.command_line import main
+from plots.common.learning_curves import draw_accuracy as draw
 
 __all__ = ["draw"]
 

@@ -14,8 +14,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
-from plots.command_line import main
+from plots.common import style
+from plots.common.command_line import main
 
 PREDICTED: dict[str, Any] = {"lw": 6, "alpha": 0.25, "zorder": 0, "solid_capstyle": "butt"}
 """Predictions lie as broad bands under the curves."""

@@ -18,17 +18,20 @@ from torch import nn
 from tqdm import tqdm
 
 import ardyn
+from ardyn.analysis.trajectory import choose_reference
+from ardyn.dynamics.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.errors import ArdynError, DivergenceError, InputError, check_choice, check_positive
 from ardyn.network.network import Units
 from ardyn.relaxation import Solver
-from ardyn.rule import Derivative, Feedback, Initial, Output, Rule
-from ardyn.trajectory import choose_reference
 from plots.convergence import draw
-from studies import data, following, measures, networks
-from studies.checkpoints import Checkpoints
-from studies.command_line import main, training_set
-from studies.convergence_results import described, summary
-from studies.runs import RunFolder, check_device
+from studies.measuring import lag as following
+from studies.measuring import trajectories as measures
+from studies.problems import images as data
+from studies.problems import networks
+from studies.running.checkpoints import Checkpoints
+from studies.running.command_line import main, training_set
+from studies.running.run_folder import RunFolder, check_device
+from studies.running.variables import described, summary
 
 _DEPTH = {"transformer": 2, "lstm": 8}
 """Encoder layers, and pieces of an image, of the networks that solvers are compared on."""

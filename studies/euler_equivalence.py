@@ -20,19 +20,21 @@ from tqdm import tqdm
 
 import ardyn
 from ardyn import ClosedForm, Fixed, InputError, Sweep
+from ardyn.closed_form.propagator import Scheme, propagator
+from ardyn.dynamics.learning import block_gradients, parameter_gradients
 from ardyn.errors import check_choice, check_positive
-from ardyn.gradients import block_gradients, parameter_gradients
-from ardyn.propagator import Scheme, propagator
 from ardyn.relaxation import Solver
 from plots.euler_equivalence import draw
-from studies import data, networks, training_results
-from studies.checkpoints import Checkpoints
-from studies.command_line import both_sets, main
-from studies.equivalence_test import equivalence
-from studies.runs import RunFolder
-from studies.settings import Condition, Training, check_hidden
-from studies.training import learn, learner
-from studies.training_results import described
+from studies.measuring.paired_t import equivalence
+from studies.problems import images as data
+from studies.problems import networks
+from studies.running import training_variables as training_results
+from studies.running.checkpoints import Checkpoints
+from studies.running.command_line import both_sets, main
+from studies.running.run_folder import RunFolder
+from studies.running.training_variables import described
+from studies.training.loop import learn, learner
+from studies.training.settings import Condition, Training, check_hidden
 
 SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
 PAPER = (0.1, 100)

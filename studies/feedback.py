@@ -14,14 +14,21 @@ from torch import Tensor
 from ardyn import Learner, Rule
 from ardyn.errors import check_positive
 from plots.feedback import draw
-from studies import data, networks
-from studies.alignment import feedback_angles, gradient_angles
-from studies.checkpoints import Checkpoints
-from studies.command_line import both_sets, main
-from studies.runs import RunFolder
-from studies.settings import DROPPED, Condition, SchemeTraining, check_conditions, check_hidden
-from studies.training import learn
-from studies.training_results import described, summary
+from studies.problems import images as data
+from studies.problems import networks
+from studies.running.checkpoints import Checkpoints
+from studies.running.command_line import both_sets, main
+from studies.running.run_folder import RunFolder
+from studies.running.training_variables import described, summary
+from studies.training.angles import feedback_angles, gradient_angles
+from studies.training.loop import learn
+from studies.training.settings import (
+    DROPPED,
+    Condition,
+    SchemeTraining,
+    check_conditions,
+    check_hidden,
+)
 
 CONDITIONS = {
     "transpose": Condition("Wᵀ"),

@@ -11,13 +11,14 @@ import xarray as xr
 from ardyn import Rule
 from ardyn.models import Variant
 from plots.scalability import draw
-from studies import data, networks
-from studies.checkpoints import Checkpoints
-from studies.command_line import both_sets, main
-from studies.runs import RunFolder
-from studies.settings import DROPPED, Condition, SchemeTraining, check_conditions
-from studies.training import learn
-from studies.training_results import described, summary
+from studies.problems import images as data
+from studies.problems import networks
+from studies.running.checkpoints import Checkpoints
+from studies.running.command_line import both_sets, main
+from studies.running.run_folder import RunFolder
+from studies.running.training_variables import described, summary
+from studies.training.loop import learn
+from studies.training.settings import DROPPED, Condition, SchemeTraining, check_conditions
 
 LEARNED = Rule(feedback="learned")
 CONDITIONS = {

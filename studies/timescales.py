@@ -19,17 +19,18 @@ from tqdm import tqdm
 
 import ardyn
 from ardyn import DivergenceError, InputError, Learner, Plasticity, Rule
+from ardyn.closed_form.quasi_static import stimulus_change
 from ardyn.errors import check_choice, check_positive
 from ardyn.models import IMAGES
-from ardyn.quasi_static import stimulus_change
 from ardyn.relaxation import Solver
 from plots.timescales import draw
-from studies import data, networks
-from studies.alignment import feedback_angles
-from studies.checkpoints import Checkpoints
-from studies.command_line import both_sets, main
-from studies.runs import RunFolder, check_device
-from studies.training_results import described
+from studies.problems import images as data
+from studies.problems import networks
+from studies.running.checkpoints import Checkpoints
+from studies.running.command_line import both_sets, main
+from studies.running.run_folder import RunFolder, check_device
+from studies.running.training_variables import described
+from studies.training.angles import feedback_angles
 
 _POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1}
 LOST = 100

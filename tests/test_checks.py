@@ -11,7 +11,7 @@ from torch import nn
 
 import ardyn
 from ardyn import ClosedForm, Fixed, InputError, Relaxation, Rule, Sweep
-from tests.problems import DEVICE, Problem, assert_same, difference, problem, states
+from tests.oracles.problems import DEVICE, Problem, assert_same, difference, problem, states
 
 CLAMPED = Rule(output="clamped")
 

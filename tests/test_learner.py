@@ -12,8 +12,8 @@ from torch import Tensor
 
 import ardyn
 from ardyn import Adaptive, ClosedForm, InputError, Learner, Plasticity, Rule, Sweep
-from studies import data
-from tests.problems import assert_same, difference, generator
+from studies.problems import images as data
+from tests.oracles.problems import assert_same, difference, generator
 
 SIZES = [6, 7, 5, 4]
 STEP, SWEEPS, RATE = 0.1, 30, 0.05

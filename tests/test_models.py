@@ -5,8 +5,8 @@ from torch import nn
 
 import ardyn
 from ardyn.models import IMAGES
-from tests.brute_force import FUNCTIONS
-from tests.problems import difference, generator
+from tests.oracles.brute_force import FUNCTIONS
+from tests.oracles.problems import difference, generator
 
 
 def first_weight(model: nn.Module) -> torch.Tensor:

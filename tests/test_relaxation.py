@@ -8,8 +8,9 @@ from torch.nn import functional
 
 import ardyn
 from ardyn import Adaptive, ClosedForm, Fixed, InputError, Relaxation, Rule, SteadyState, Sweep
-from tests.brute_force import Chain
-from tests.problems import (
+from tests.dynamics.test_rule import CHOICES
+from tests.oracles.brute_force import Chain
+from tests.oracles.problems import (
     ACTIVATIONS,
     CHAINS,
     LOSSES,
@@ -23,7 +24,6 @@ from tests.problems import (
     problem,
     states,
 )
-from tests.test_rule import CHOICES
 
 VARIANTS = [
     (name, value)

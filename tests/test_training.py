@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 import ardyn
 from ardyn import Adaptive, ClosedForm, Fixed, InputError, Rule, Sweep
-from ardyn.gradients import block_gradients, parameter_gradients
-from tests.brute_force import Chain
-from tests.problems import (
+from ardyn.dynamics.learning import block_gradients, parameter_gradients
+from tests.oracles.brute_force import Chain
+from tests.oracles.problems import (
     ACTIVATIONS,
     CHAINS,
     LOSSES,

@@ -1,0 +1,1 @@
+"""What a relaxation went through: trajectories, their measures, files."""

@@ -1,0 +1,189 @@
+"""Convergence time: when an activity has come within a tolerance of a gradient, and stays there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ardyn.closed_form.propagator import propagator
+from ardyn.closed_form.solver import (
+    Stack,
+    backward_sweep,
+    check_hooks,
+    check_linear,
+    path_time_constants,
+)
+from ardyn.dynamics.activity import Dynamics
+from ardyn.errors import DivergenceError, check_positive
+
+Array = NDArray[np.float64]
+_Grams = list[tuple[Array, np.float64]]
+
+_STEPS_PER_TAU = 16
+_STEPS_PER_OCTAVE = 64
+
+
+def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
+    """First time after which ``error`` ≤ ``tolerance`` stays true, between recorded times.
+
+    Interpolates log error linearly; NaN where the last recorded error is still above. Where all are
+    below, it is the first recorded time, so record from t = 0 on.
+
+    Args:
+        times: [time].
+        error: relative errors, [time, …].
+
+    Returns:
+        [...], in the units of ``times``.
+    """
+    above = error > tolerance
+    last = len(times) - 1 - above.flip(0).int().argmax(0)
+    last = torch.where(above.any(0), last, -1)
+    before, after = last.clamp(min=0), (last + 1).clamp(max=len(times) - 1)
+    floor = torch.finfo(error.dtype).tiny
+    log_error = error.clamp(min=floor).log().double()
+    high, low = log_error.gather(0, before[None])[0], log_error.gather(0, after[None])[0]
+    share = ((high - np.log(tolerance)) / (high - low)).nan_to_num(0.0)
+    t = times.to(error.device)
+    crossed = torch.lerp(t[before], t[after], share)
+    crossed = torch.where(last < 0, t[0], crossed)
+    return torch.where(last == len(times) - 1, torch.nan, crossed)
+
+
+def exact_convergence_time(
+    dynamics: Dynamics, reference: Mapping[str, Tensor], tolerance: float, per_sample: bool = False
+) -> dict[str, Tensor]:
+    """Convergence times of the ODE as roots of its closed form; infinite where it never converges.
+
+    ‖x^l(t) − reference‖² is a quadratic form in a row of P(t), with the Gram matrix of the stack:
+    no trajectory is computed.
+
+    Args:
+        reference: gradients to converge to, [batch, …] each.
+        tolerance: relative error.
+        per_sample: one time per sample, instead of one for the batch as a whole.
+
+    Returns:
+        {unit: time}, each [] or [batch], float64, for the relaxing units.
+
+    Raises:
+        InputError: there is no closed form.
+        DivergenceError: it is beyond what the number format holds.
+    """
+    check_linear(dynamics)
+    check_hooks(dynamics)
+    check_positive("tolerance", tolerance, such_as=1e-3)
+    tau, network = path_time_constants(dynamics), dynamics.forward_pass.network
+
+    def keep(unit: str, stack: Tensor) -> _Grams:
+        return _grams(stack, reference[unit], per_sample)
+
+    grams = backward_sweep(dynamics, Stack(network, keep))
+    found = {}
+    for unit in dynamics.tau:
+        # Nothing below a unit reaches it, so that its own τ and those above are all it takes.
+        own_and_above = tau[len(tau) - network.height[unit] :]
+        scan = _Scan(own_and_above)
+        times = [
+            _last_crossing(_Distance(own_and_above, gram, tolerance * float(norm)), scan)
+            for gram, norm in grams[unit]
+        ]
+        found[unit] = torch.tensor(times if per_sample else times[0], dtype=torch.float64)
+    return found
+
+
+def _grams(stack: Tensor, reference: Tensor, per_sample: bool) -> _Grams:
+    """Gram matrix of [g − reference, e(0), A e(0), …], and ‖reference‖."""
+    entries = _real(torch.cat([stack[:1] - reference, stack[1:]]))
+    samples = len(reference) if reference.ndim else 1
+    entries = entries.reshape(len(entries), samples, -1)
+    gram = torch.einsum("ibn,jbn->bij", entries, entries).cpu().numpy()
+    squared = _real(reference).reshape(samples, -1).square().sum(1).cpu().numpy()
+    if not per_sample:
+        gram, squared = gram.sum(0, keepdims=True), squared.sum(keepdims=True)
+    return list(zip(gram, np.sqrt(squared), strict=True))
+
+
+def _real(x: Tensor) -> Tensor:
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double()
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """‖x^l(t) − reference‖ of one unit, beside the limit it must come under."""
+
+    tau: tuple[float, ...]
+    """Of the unit itself and of those above it."""
+    gram: Array
+    limit: float
+
+    def rows(self, times: Sequence[float] | Array) -> Array:
+        """The unit's row of P at each time, [time, unit]."""
+        t = torch.as_tensor(times, dtype=torch.float64)
+        return propagator(None, self.tau, t)[:, 0].numpy()
+
+    def weights(self, rows: Array) -> Array:
+        """Weights of the Gram matrix's entries, [time, entry]."""
+        return np.column_stack([np.ones(len(rows)), rows])
+
+    def at(self, rows: Array) -> Array:
+        """The distance at each time."""
+        w = self.weights(rows)
+        squared = np.einsum("ti,ij,tj->t", w, self.gram, w)
+        return np.sqrt(squared.clip(min=0))  # type: ignore[no-any-return]
+
+    def bound(self, rows: Array) -> float:
+        """At least the distance, at the first time; once P only decays, so does it."""
+        return float(np.abs(self.weights(rows)[0]) @ np.sqrt(self.gram.diagonal()))
+
+
+class _Scan:
+    """Times, and a unit's row of P at each; as far as anyone has asked, and shared by samples.
+
+    Each row follows from the last by P(t + h) = P(t) P(h). The step h begins well below the
+    shortest τ and doubles now and then, so that every time scale is looked at.
+    """
+
+    def __init__(self, tau: tuple[float, ...]) -> None:
+        self.step = min(tau) / _STEPS_PER_TAU
+        self.P = propagator(None, tau, torch.tensor([self.step], dtype=torch.float64))[0].numpy()
+        self.times, self.rows = np.zeros(1), np.eye(1, len(tau))
+
+    def extend(self) -> None:
+        """Go on with one step, then double it."""
+        rows = [self.rows[-1]]
+        for _ in range(_STEPS_PER_OCTAVE):
+            rows.append(rows[-1] @ self.P)
+        times = self.times[-1] + self.step * np.arange(1, _STEPS_PER_OCTAVE + 1)
+        self.times = np.concatenate([self.times, times])
+        self.rows = np.concatenate([self.rows, rows[1:]])
+        self.P, self.step = self.P @ self.P, 2 * self.step
+
+
+def _last_crossing(distance: _Distance, scan: _Scan) -> float:
+    """Last t at which the distance falls to its limit; infinite if it stays above."""
+    if not np.isfinite(distance.gram).all():
+        raise DivergenceError(
+            "the closed form left the finite numbers, so that nothing converges; scale the "
+            "inputs, the weights, ψ or the loss down"
+        )
+    if not distance.gram.any():
+        return 0.0
+    if np.sqrt(distance.gram[0, 0]) >= distance.limit:
+        return np.inf
+    # Beyond the sum of all τ every entry of P decays, and the bound with them.
+    while scan.times[-1] < sum(distance.tau) or distance.bound(scan.rows[-1:]) > distance.limit:
+        scan.extend()
+    above = np.flatnonzero(distance.at(scan.rows) > distance.limit)
+    if len(above) == 0:
+        return 0.0
+    bracket = scan.times[above[-1] : above[-1] + 2]
+
+    def excess(t: float) -> float:
+        return float(distance.at(distance.rows([t]))[0]) - distance.limit
+
+    return float(brentq(excess, *bracket, xtol=1e-12))

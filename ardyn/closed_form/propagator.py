@@ -1,0 +1,113 @@
+"""P: the tiny matrix that carries an error e = x − g through time, for each scheme.
+
+On a chain with a frozen or dropped derivative, e^l(t) = Σ_{m ≥ l} P_lm(t) J_{l→m} e^m(0), where
+J_{l→m} pulls back from unit m to unit l and P is a function of one matrix M, units × units:
+
+    the ODE itself                            exp(tM)
+    its integral over time                    M⁻¹ (exp(tM) − 1)
+    n steps of a Runge–Kutta method           R(hM)ⁿ, R its stability polynomial; 1 + z for Euler
+    n sequential sweeps from the top          ((I − U)⁻¹ D)ⁿ, D = diag(1 − h/τ), U = superdiag(h/τ)
+
+With one τ, P is Toeplitz and its rows are probability weights: Poisson(t/τ) for the ODE,
+binomial(n, h/τ) for Euler, negative binomial for the sweep.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ardyn.solvers.integrators import Fixed
+from ardyn.solvers.sweep import Sweep
+from ardyn.solvers.system import grid
+
+Scheme = Fixed | Sweep | None
+"""How time is stepped; None is the ODE itself."""
+
+
+def coupling(tau: tuple[float, ...]) -> Tensor:
+    """M, [unit, unit] in feed-forward order: M_ll = −1/τ_l, M_{l,l+1} = +1/τ_l; float64."""
+    rate = 1 / torch.tensor(tau, dtype=torch.float64)
+    return torch.diag(-rate) + torch.diag(rate[:-1], 1)
+
+
+def propagator(scheme: Scheme, tau: tuple[float, ...], times: Tensor) -> Tensor:
+    """P at each time, [time, unit, unit], float64.
+
+    Args:
+        scheme: the stepping scheme, or None for the ODE.
+        tau: time constant of each relaxing unit, in feed-forward order.
+        times: increasing, from 0 on.
+    """
+    if scheme is None:
+        M = coupling(tau)
+        # In pieces: matrix_exp takes many times the memory of what it returns.
+        return torch.cat([exponential(t[:, None, None] * M) for t in torch.split(times, 128)])
+    nodes = grid(float(times[-1]), scheme.step)
+    after = torch.searchsorted(nodes, times).clamp(max=len(nodes) - 1)
+    before = (after - 1).clamp(min=0)
+    length = nodes[after] - nodes[before]
+    share = torch.where(length > 0, (times - nodes[before]) / length, 0.0)
+    P = _at_nodes(scheme, tau, nodes, sorted({*before.tolist(), *after.tolist()}))
+    ends = [torch.stack([P[i] for i in each.tolist()]) for each in (before, after)]
+    return torch.lerp(ends[0], ends[1], share[:, None, None])
+
+
+def exponential(A: Tensor) -> Tensor:
+    """exp(A) = exp(A + 1) / e of square matrices, […, n, n].
+
+    torch.matrix_exp stops its series too early for small ones: 2e-11 is lost at a norm of 0.04.
+    """
+    one = torch.eye(A.shape[-1], dtype=A.dtype)
+    found: Tensor = torch.matrix_exp(A + one) / math.e
+    return found
+
+
+def trace_propagator(tau: tuple[float, ...], tau_trace: float, times: Tensor) -> Tensor:
+    """P_z at each time: what a trace z remembers of an error e, [time, unit, unit], float64.
+
+    e and z obey ė = M e and ż = (e − z) / τ_z together: P_z is the lower left block of
+    exp(t [[M, 0], [1/τ_z, −1/τ_z]]).
+    """
+    M, n = coupling(tau), len(tau)
+    both = torch.zeros(2 * n, 2 * n, dtype=torch.float64)
+    both[:n, :n] = M
+    both[n:, :n] = torch.eye(n, dtype=M.dtype) / tau_trace
+    both[n:, n:] = -both[n:, :n]
+    return exponential(times[:, None, None] * both)[:, n:, :n]
+
+
+def time_integral(tau: tuple[float, ...], start: float, end: float) -> Tensor:
+    """∫ exp(tM) dt = M⁻¹ (exp(end · M) − exp(start · M)), [unit, unit], float64."""
+    M = coupling(tau)
+    difference = exponential(end * M) - exponential(start * M)
+    integral: Tensor = torch.linalg.solve_triangular(M, difference, upper=True)
+    return integral
+
+
+def step_matrix(scheme: Fixed | Sweep, tau: tuple[float, ...], step: float) -> Tensor:
+    """What one step does to the error: R(hM), or (I − U)⁻¹ D for the sequential sweep."""
+    M = coupling(tau)
+    if isinstance(scheme, Fixed):
+        return scheme.step_matrix(M, step)
+    one = torch.eye(len(M), dtype=M.dtype)
+    D, U = one + step * M.diag().diag(), step * M.triu(1)
+    swept: Tensor = torch.linalg.solve_triangular(one - U, D, upper=True)
+    return swept
+
+
+def _at_nodes(
+    scheme: Fixed | Sweep, tau: tuple[float, ...], nodes: Tensor, wanted: list[int]
+) -> dict[int, Tensor]:
+    """P at the wanted nodes of the step grid, whose last interval alone may be shorter."""
+    whole = len(nodes) - 1
+    last = float(nodes[-1] - nodes[-2]) if whole else 0.0
+    if whole and not math.isclose(last, scheme.step, rel_tol=1e-6):
+        whole -= 1
+    R = step_matrix(scheme, tau, scheme.step)
+    reached, power, P = 0, torch.eye(len(R), dtype=R.dtype), {}
+    for node in wanted:
+        power = torch.linalg.matrix_power(R, min(node, whole) - reached) @ power
+        reached = min(node, whole)
+        P[node] = power if node <= whole else step_matrix(scheme, tau, last) @ power
+    return P

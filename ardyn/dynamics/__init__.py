@@ -1,0 +1,1 @@
+"""The equations: activities, learning, feedback weights, plasticity, losses."""

@@ -1,0 +1,230 @@
+"""Dynamics: the right-hand side of the relaxation, d(state)/dt. Knows no solver."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ardyn.dynamics import plasticity
+from ardyn.dynamics.rule import Derivative, Rule
+from ardyn.network.activations import Slope, identity, scale
+from ardyn.network.forward_pass import ForwardPass
+from ardyn.network.layers import Operation
+from ardyn.network.network import Block
+from ardyn.network.watching import Cut
+from ardyn.state import State
+
+
+def relax(x: Tensor, drive: Tensor, tau: float) -> Tensor:
+    """τ dx/dt = −x + drive (paper, Eq. 1; on a graph, Eq. 7)."""
+    return (drive - x) / tau
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """The relaxation after one feed-forward pass, under a Rule.
+
+    τ_l dx^l/dt = −x^l + pull_l(x^{l+1}) for hidden units, τ_L dx^L/dt = −x^L + g^L for the output.
+    Time is in whatever unit the time constants are given in.
+    """
+
+    forward_pass: ForwardPass
+    drive: Mapping[str, Tensor]
+    """∂𝓛/∂x̄ of each output, [batch, …]: frozen, never recomputed from the relaxing output."""
+    rules: Mapping[str, Rule]
+    """The Rule of each block."""
+    feedback: Mapping[str, Tensor]
+    """ψ of each block that does not send back through Wᵀ, in the shape of Wᵀ; of a convolution, in
+    that of its flattened kernel's transpose."""
+    tau: Mapping[str, float]
+    """Time constant of each relaxing unit, in feed-forward order."""
+    tau_trace: float | None = None
+    """Time constant of the activity trace z, where a Rule asks for one."""
+    held: frozenset[str] = frozenset()
+    """Parameters that never learn: those that require no gradient."""
+    since = 0.0
+    """Its time 0 is that of the relaxation."""
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the whole system is linear in x."""
+        is_linear = self.forward_pass.network.is_linear
+        return is_linear and all(rule.is_linear for rule in self.rules.values())
+
+    @property
+    def like(self) -> Tensor:
+        """One of its tensors: type and device of all."""
+        return next(iter(self.drive.values()))
+
+    @cached_property
+    def starts_at_zero(self) -> bool:
+        """Whether x(0) = 0 rather than the feed-forward activity."""
+        return next(iter(self.rules.values())).initial == "zero"
+
+    @cached_property
+    def time_constants(self) -> dict[str, float]:
+        """Of every leak in the system: the units', and the trace's where there is one."""
+        trace = {"trace z": self.tau_trace} if self.remembered and self.tau_trace else {}
+        return dict(self.tau) | trace
+
+    @cached_property
+    def remembered(self) -> tuple[str, ...]:
+        """Units whose activity trace z the weight update reads."""
+        network = self.forward_pass.network
+        wanted: set[str] = set()
+        for block in reversed(network.blocks):
+            traced = self.rules[block.name].update_activity == "trace" and block.layer.learns
+            if traced or (block.name in wanted and not block.relaxes):
+                wanted.update(block.sources)
+        return tuple(unit for unit in network.units if unit in wanted)
+
+    @cached_property
+    def clamped(self) -> dict[str, Tensor]:
+        """Outputs that don't relax, x^L ≡ g^L."""
+        ends = self.forward_pass.network.terminal
+        return {unit: g for unit, g in self.drive.items() if unit in ends and unit not in self.tau}
+
+    def initial(self) -> State:
+        """x(0), feed-forward or zero, and z(0) = x̄."""
+        x = {unit: self.forward_pass.activity[unit] for unit in self.tau}
+        if self.starts_at_zero:
+            x = {unit: torch.zeros_like(value) for unit, value in x.items()}
+        return State(x, {unit: self.forward_pass.activity[unit] for unit in self.remembered})
+
+    def __call__(self, t: Tensor | float, state: State) -> State:
+        """d(state)/dt, all units in parallel; autonomous, so ``t`` plays no part."""
+        x = self.activities(state.activity)
+        rate: dict[str, Tensor] = {}
+
+        def send(block: Block, drive: Tensor) -> Tensor:
+            if not block.relaxes:
+                return drive
+            unit = block.name
+            rate[unit] = relax(x[unit], drive, self.tau[unit])
+            return x[unit]
+
+        self.descend(send, x)
+        return State({unit: rate[unit] for unit in self.tau}, self._trace_rate(x, state.trace))
+
+    def sweep(self, state: State, step: float) -> State:
+        """One sequential sweep from the top, each unit driven by the already updated one above."""
+        x = self.activities(state.activity)
+
+        def send(block: Block, drive: Tensor) -> Tensor:
+            if not block.relaxes:
+                return drive
+            unit = block.name
+            x[unit] = x[unit] + step * relax(x[unit], drive, self.tau[unit])
+            return x[unit]
+
+        self.descend(send, x)
+        rate = self._trace_rate(x, state.trace)
+        z = {unit: z + step * rate[unit] for unit, z in state.trace.items()}
+        return State({unit: x[unit] for unit in self.tau}, z)
+
+    def descend(
+        self,
+        send: Callable[[Block, Tensor], Tensor],
+        x: "Activities | None" = None,
+        top: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """``Network.descend`` from the loss gradient, or another ``top``, by this Rule's pulls."""
+        top = self.drive if top is None else top
+        self.forward_pass.network.descend(
+            top, send, lambda block, v, sources: self.pull(block, v, sources, x)
+        )
+
+    def pull(
+        self, block: Block, v: Tensor, sources: tuple[str, ...], x: "Activities | None" = None
+    ) -> tuple[Tensor, ...]:
+        """pull_l(v) = (v ⊙ f′(a^l)) W, or with ψᵀ in W's place: what a block sends back.
+
+        ``v`` is [entry, batch, …], or without the first axis; ``x`` the current activities, for a
+        derivative taken there. One tensor for each of these sources.
+        """
+        slope = self.derivative(self.rules[block.name].relaxation_derivative, block, x)
+        psi = self.feedback.get(block.name)
+        return self.forward_pass.pull(block, scale(v, slope), sources, psi)
+
+    def derivative(self, choice: Derivative, block: Block, x: "Activities | None") -> Slope | None:
+        """f′ of a block as the Rule takes it; None stands for f′ = 1."""
+        if block.activation is identity:
+            return None
+        match choice:
+            case "frozen":
+                return self.forward_pass.derivative[block.name]
+            case "current":
+                assert x is not None
+                return Slope.at(block.activation, self.preactivation(block, x))
+            case "postsynaptic":
+                assert x is not None
+                return Slope.at(block.activation, x[block.name])
+            case "dropped":
+                return None
+
+    def preactivation(self, block: Block, x: "Activities") -> Tensor:
+        """a = layer(h), at these activities."""
+        if isinstance(block.layer, Operation):
+            cut = x.repeated[block.name]
+            return (cut.joins or cut).value.detach()
+        return block.layer.forward(self.forward_pass.parameters, self.presynaptic(block, x))
+
+    def presynaptic(self, block: Block, x: "Activities") -> Tensor:
+        """h, what a layer with a local rule reads, at these activities."""
+        if all(source in self.forward_pass.network.inputs for source in block.sources):
+            return self.forward_pass.below[block.name]
+        if block.reads_as_is:
+            return x[block.sources[0]]
+        cut = x.repeated[block.name]
+        below = (cut.joins or cut).below
+        assert below is not None
+        return below.detach()
+
+    def activities(self, activity: Mapping[str, Tensor]) -> "Activities":
+        """Activities of all units: inputs and clamped outputs (x^L ≡ g^L) join the state."""
+        inputs = {
+            name: self.forward_pass.activity[name] for name in self.forward_pass.network.inputs
+        }
+        return Activities(self, inputs | self.clamped | dict(activity))
+
+    def equilibrium(self) -> dict[str, Tensor]:
+        """Where a linear system settles, x^l = pull_l(x^{l+1}): with the default Rule, ∂𝓛/∂x̄^l."""
+        x: dict[str, Tensor] = {}
+
+        def send(block: Block, drive: Tensor) -> Tensor:
+            x[block.name] = drive
+            return drive
+
+        self.descend(send)
+        return {unit: x[unit] for unit in self.tau} | self.clamped
+
+    def samples(self, which: slice) -> "Dynamics":
+        """The same dynamics, for some samples of the batch only."""
+        drive = {unit: g[which] for unit, g in self.drive.items()}
+        return replace(self, forward_pass=self.forward_pass.samples(which), drive=drive)
+
+    def _trace_rate(self, x: Mapping[str, Tensor], z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tau = self.tau_trace
+        return {} if tau is None else {u: plasticity.remember(x[u], z[u], tau) for u in z}
+
+
+class Activities(dict[str, Tensor]):
+    """Current activities by name; what has no leak is computed from them when first asked for,
+
+    by a repeated run of the module with the units' values put in place.
+    """
+
+    def __init__(self, dynamics: Dynamics, known: Mapping[str, Tensor]) -> None:
+        super().__init__(known)
+        self._dynamics = dynamics
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = x = self.repeated[name].leaf.detach()
+        return x
+
+    @cached_property
+    def repeated(self) -> Mapping[str, Cut]:
+        """Every block of the repeated run."""
+        return self._dynamics.forward_pass.at(self)

@@ -1,0 +1,138 @@
+"""Weight gradients from activities: Eq. 2 for weights and biases, Eq. 3 for feedback weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ardyn.dynamics.activity import Dynamics
+from ardyn.network.activations import Slope
+from ardyn.network.layers import Weighted
+from ardyn.network.network import Block
+
+Changes = dict[str, dict[str, Tensor]]
+BY_AUTOGRAD = ""
+"""In place of a block's name, for all parameters that no local rule of a layer covers."""
+
+
+def updates(
+    dynamics: Dynamics, activity: Mapping[str, Tensor], traces: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Changes]:
+    """Eq. 2 by the local rule of each layer, and (x ⊙ f′) where autograd has to go on from there.
+
+    Args:
+        activity: x of every unit, [batch, …].
+        traces: z of the units that a Rule remembers, [batch, …].
+    """
+    x, z = dynamics.activities(activity), dynamics.activities(dict(activity) | dict(traces))
+    presynaptic = {"current": x, "trace": z}
+
+    def slope(block: Block) -> Slope | None:
+        return dynamics.derivative(dynamics.rules[block.name].update_derivative, block, x)
+
+    def below(block: Block) -> Tensor:
+        choice = dynamics.rules[block.name].update_activity
+        if choice == "frozen":
+            return dynamics.forward_pass.below[block.name]
+        return dynamics.presynaptic(block, presynaptic[choice])
+
+    return dynamics.forward_pass.updates(x, slope, below)
+
+
+def block_gradients(
+    dynamics: Dynamics, activity: Mapping[str, Tensor], traces: Mapping[str, Tensor]
+) -> Changes:
+    """Eq. 2 at the given activities, {block: {parameter name: gradient}}, summed over the batch.
+
+    Parameters that no local rule covers, such as those from which a weight is computed, have theirs
+    under ``BY_AUTOGRAD``. Arguments as in ``updates``.
+    """
+    above, changes = updates(dynamics, activity, traces)
+    if above:
+        passed = dynamics.forward_pass
+        names = {n for name in above for n in passed.network.block[name].layer.parameters}  # type: ignore[union-attr]
+        leaves = {name: passed.leaves[name] for name in sorted(names)}
+        roots, starts = passed.ends(above, ())
+        found = torch.autograd.grad(
+            roots, list(leaves.values()), starts, retain_graph=True, materialize_grads=True
+        )
+        changes[BY_AUTOGRAD] = dict(zip(leaves, found, strict=True))
+    return changes
+
+
+def accumulate(
+    dynamics: Dynamics,
+    activity: Mapping[str, Tensor],
+    traces: Mapping[str, Tensor],
+    penalty: Mapping[str, Tensor],
+    feedback: Mapping[str, Tensor],
+) -> None:
+    """Add Eq. 2 to ``.grad`` of every parameter, as ``loss.backward()`` adds its gradients.
+
+    Hooks of parameters see the whole of it, and inputs that want a gradient get theirs.
+
+    Args:
+        penalty: gradients of parameters that the loss itself reads.
+        feedback: ψ by block; what a Rule learns of it has its ``.grad`` too, by Eq. 3.
+    """
+    passed = dynamics.forward_pass
+    above, changes = updates(dynamics, activity, traces)
+    above |= _input_gradients(dynamics, activity)
+    own = [*(each for block in changes.values() for each in block.items()), *penalty.items()]
+    leaves = passed.leaves
+    if not (above or penalty or any(_is_hooked(leaf) for leaf in leaves.values())):
+        for name, gradient in own:
+            p = leaves.get(name)
+            if p is not None and p.grad is None:
+                p.grad = gradient
+            elif p is not None and p.grad is not None:
+                p.grad += gradient  # in place, as autograd accumulates
+    else:
+        roots, starts = passed.ends(above, own)
+        torch.autograd.backward(roots, starts, retain_graph=True, inputs=list(leaves.values()))
+    for block, gradient in feedback_gradients(dynamics, changes).items():
+        psi, g = feedback[block], gradient.to(feedback[block])
+        psi.grad = (
+            g.clone() if psi.grad is None else psi.grad + g
+        )  # g is a view of the weights' own
+
+
+def _is_hooked(p: Tensor) -> bool:
+    return bool(p._backward_hooks or p._post_accumulate_grad_hooks)
+
+
+def _input_gradients(dynamics: Dynamics, activity: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the lowest units send back to inputs that want a gradient."""
+    passed = dynamics.forward_pass
+    wanted = passed.takers - frozenset(passed.network.block)
+    if not wanted:
+        return {}
+    x = dynamics.activities(activity)
+    found = passed.network.descend(
+        {**dynamics.drive, **{unit: x[unit] for unit in dynamics.tau}},
+        lambda block, drive: x[block.name] if block.name in dynamics.tau else drive,
+        lambda block, v, sources: dynamics.pull(block, v, sources, x),
+        passed.takers,
+    )
+    return {name: found[name] for name in wanted if name in found}
+
+
+def parameter_gradients(changes: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """{parameter name: gradient}; one that is used several times has the sum of its gradients."""
+    gradients: dict[str, Tensor] = {}
+    for own in changes.values():
+        for name, change in own.items():
+            gradients[name] = gradients[name] + change if name in gradients else change
+    return gradients
+
+
+def feedback_gradients(
+    dynamics: Dynamics, changes: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Eq. 3, {block: gradient of its learned ψ}: the transpose of what the block's weights get."""
+    return {
+        block: layer.matrix(changes[block][layer.weight]).mT
+        for block in dynamics.feedback
+        if dynamics.rules[block].feedback == "learned"
+        and isinstance(layer := dynamics.forward_pass.network.block[block].layer, Weighted)
+    }

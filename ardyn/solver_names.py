@@ -1,0 +1,26 @@
+"""Solvers by name, as a command line or a configuration gives them."""
+
+from ardyn.closed_form.solver import ClosedForm
+from ardyn.errors import check_choice
+from ardyn.relaxation import Solver
+from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
+from ardyn.solvers.sweep import Sweep
+
+SOLVER_NAMES = ("exact", "sweep", *FIXED_METHODS, *ADAPTIVE_METHODS)
+"""``exact`` is the closed form of the ODE, ``sweep`` the authors' scheme; then torchdiffeq's."""
+
+
+def solver_named(name: str, step: float = 0.1, rtol: float = 1e-6, atol: float = 1e-9) -> Solver:
+    """The solver of that name; ``step`` is for those of constant step, the tolerances for the rest.
+
+    Raises:
+        InputError: an unknown name (the message gives the nearest), a step or tolerance ≤ 0.
+    """
+    check_choice("solver", name, SOLVER_NAMES)
+    if name == "exact":
+        return ClosedForm()
+    if name == "sweep":
+        return Sweep(step)
+    if name in FIXED_METHODS:
+        return Fixed(name, step)
+    return Adaptive(name, rtol, atol)

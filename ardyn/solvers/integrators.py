@@ -1,0 +1,243 @@
+"""torchdiffeq's integrators, each under its own name: adaptive steps, or one fixed step."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+from torchdiffeq._impl.fixed_adams import AdamsBashforth, AdamsBashforthMoulton
+from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdiffeq keeps
+from torchdiffeq._impl.solvers import FixedGridODESolver
+
+from ardyn.errors import InputError, check_choice, check_positive
+from ardyn.solvers.system import Separable, Solution, SteadyState, System, Watch, grid
+
+FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
+"""Methods of one constant step that the installed torchdiffeq has."""
+ADAPTIVE_METHODS = tuple(name for name in SOLVERS if name not in FIXED_METHODS)
+"""Methods that choose their own steps."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A torchdiffeq method that chooses its own steps.
+
+    torchdiffeq treats the batch as one system: one step size and one error norm for all samples,
+    so that a sample's numbers depend, within the tolerances, on its companions. ``per_sample``
+    solves each sample alone instead, at the cost of one solve per sample.
+
+    The last recorded time ends a step, so that the final state is as good as the tolerances; those
+    before it are read off torchdiffeq's polynomial of order 4 within each step.
+
+    Args:
+        method: one of ``ADAPTIVE_METHODS``.
+        rtol: relative error allowed per step.
+        atol: absolute error allowed per step, in the activities' units.
+        per_sample: solve the samples one by one.
+        options: the method's own, such as ``{"first_step": 0.1}``.
+
+    Raises:
+        InputError: an unknown method or option, or a tolerance that is not positive.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    per_sample: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method in FIXED_METHODS:
+            raise InputError(
+                f"'{self.method}' has a fixed step; use Fixed('{self.method}', step=0.1)"
+            )
+        check_choice("adaptive method", self.method, ADAPTIVE_METHODS)
+        check_positive("rtol", self.rtol, such_as=1e-6)
+        check_positive("atol", self.atol, such_as=1e-9)
+        _check_options(self.method, self.options)
+
+    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+        """Integrate from t = 0, recording at ``times``."""
+        if not self.per_sample:
+            return self._integrate(system, times, stop)
+        assert isinstance(system, Separable)
+        batch = system.initial().tensors()[0].shape[0]
+        alone = [
+            self._integrate(system.samples(slice(i, i + 1)), times, stop) for i in range(batch)
+        ]
+        records = zip(*(each.record.tensors() for each in alone), strict=True)
+        return Solution(
+            alone[0].record.with_tensors([torch.cat(each, dim=1) for each in records]),
+            sum(each.evaluations for each in alone),
+            None if stop is None else torch.cat([each.steady_at for each in alone]),  # type: ignore[misc]
+        )
+
+    def check_can_stop(self) -> None:
+        """Raise InputError if torchdiffeq leaves the steps to others, who ask nobody."""
+        if not _takes_callbacks(self.method):
+            raise InputError(
+                f"'{self.method}' cannot stop at a steady state; use 'dopri5' or a fixed step"
+            )
+
+    def _integrate(self, system: System, times: Tensor, stop: SteadyState | None) -> Solution:
+        options = dict(self.options)
+        if _takes_callbacks(self.method):
+            options.setdefault("step_t", times[-1:])
+        return _integrate(system, times, stop, self.method, options, rtol=self.rtol, atol=self.atol)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A torchdiffeq method of constant step h, on the grid 0, h, 2h, …
+
+    The last step is shortened to end at the last recorded time; between grid points a recorded
+    state is interpolated linearly. The Adams methods run at order 4 unless ``options`` sets
+    another ``max_order``: torchdiffeq's own default, 12, is unstable at any useful step.
+
+    Args:
+        method: one of ``FIXED_METHODS``; "euler" is Algorithm 1 of the paper.
+        step: h, in units of time.
+        options: the method's own.
+
+    Raises:
+        InputError: an unknown method or option, or a step that is not positive.
+    """
+
+    method: str = "euler"
+    step: float = 0.1
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method in ADAPTIVE_METHODS:
+            raise InputError(
+                f"'{self.method}' chooses its own steps; use Adaptive('{self.method}')"
+            )
+        check_choice("fixed-step method", self.method, FIXED_METHODS)
+        check_positive("the step", self.step, such_as=0.1)
+        for name in ("step_size", "grid_constructor", "interp"):
+            if name in self.options:
+                raise InputError(f"option {name!r} is ardyn's to set; use step={self.step:g} alone")
+        _check_options(self.method, self.options)
+
+    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+        """Integrate from t = 0, recording at ``times``."""
+        options = self._own_options | {"grid_constructor": self._grid}
+        return _integrate(system, times, stop, self.method, options)
+
+    @property
+    def _own_options(self) -> dict[str, Any]:
+        kind = SOLVERS[self.method]
+        if not issubclass(kind, AdamsBashforthMoulton):
+            return dict(self.options)
+        # torchdiffeq counts the corrector in max_order, which the explicit kind does not have.
+        return {"max_order": 5 if issubclass(kind, AdamsBashforth) else 4} | dict(self.options)
+
+    def _grid(self, f: object, y0: object, t: Tensor) -> Tensor:
+        return grid(float(t[-1]), self.step).to(t)
+
+    def step_matrix(self, rate: Tensor, step: float) -> Tensor:
+        """R(hM): what one step does to dy/dt = M y, R being the stability polynomial.
+
+        Taken from torchdiffeq itself, by one step from the identity matrix; M is [n, n].
+        """
+        return _run_linear(self.method, self._own_options, rate, step, steps=1)
+
+    @functools.cached_property
+    def is_one_step(self) -> bool:
+        """Whether a step depends on the last state alone: then 12 steps are R(hM)¹²."""
+        rate, step, steps = -torch.ones(1, 1, dtype=torch.float64), 0.3, 12
+        at_once = _run_linear(self.method, self._own_options, rate, step, steps)
+        return bool(torch.isclose(at_once, self.step_matrix(rate, step) ** steps, rtol=1e-9))
+
+    def growth(self, step_over_tau: float) -> float:
+        """|R(−h/τ)|: the factor by which a step multiplies a decaying activity.
+
+        That of a multistep method is the mean one over many steps.
+        """
+        if self.is_one_step:
+            rate = -torch.ones(1, 1, dtype=torch.float64)
+            return float(self.step_matrix(rate, step_over_tau).abs().nan_to_num(math.inf))
+        # Late, when whichever root of the scheme is the largest has outgrown the others.
+        first, last = (self._size_after(steps, step_over_tau) for steps in (100, 200))
+        return math.inf if math.isinf(last) else (last / first) ** 0.01
+
+    def _size_after(self, steps: int, step_over_tau: float) -> float:
+        """|y| of dy/dt = −y/τ after that many steps, the largest of the last ten."""
+        nodes = step_over_tau * torch.arange(steps + 1, dtype=torch.float64)
+        one = torch.ones(1, dtype=torch.float64)
+        y = _odeint(lambda t, y: -y, one, nodes, self.method, self._own_options)
+        return float(y[-10:].abs().max().nan_to_num(math.inf))
+
+
+def _integrate(
+    system: System,
+    times: Tensor,
+    stop: SteadyState | None,
+    method: str,
+    options: dict[str, Any],
+    **tolerances: float,
+) -> Solution:
+    """One call of torchdiffeq from t = 0, with its failures told in ardyn's words."""
+    watch = Watch(system, stop)
+    watched: Callable[..., Any] = watch
+    if not _takes_callbacks(method):
+        watched = watch.__call__  # torchdiffeq warns of callbacks that a method would ignore
+    initial = watch.names.tensors()
+    from_zero = times if times[0] == 0 else torch.cat([times.new_zeros(1), times])
+    from_zero = from_zero.to(initial[0].device)
+    try:
+        solution = _odeint(watched, initial, from_zero, method, options, **tolerances)
+    except AssertionError as error:
+        raise watch.stuck(method, str(error)) from error
+    record = watch.names.with_tensors([x[-len(times) :] for x in solution])
+    if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
+        raise watch.divergence(record, f"after {watch.clock(watch.last_time)}")
+    if _takes_callbacks(method):
+        watch.callback_step(times[-1], tuple(x[-1] for x in solution))
+    return Solution(record, watch.evaluations, watch.steady_at)
+
+
+def _takes_callbacks(method: str) -> bool:
+    """Whether torchdiffeq itself takes the steps, rather than handing the system to SciPy."""
+    return "callback_step" in SOLVERS[method].valid_callbacks()
+
+
+def _odeint(f: Any, y0: Any, t: Tensor, method: str, options: Any, **tolerances: float) -> Any:
+    """``torchdiffeq.odeint``, without its word on corrector iterations at every Adams step."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Functional iteration did not converge")
+        return torchdiffeq.odeint(f, y0, t, method=method, options=dict(options), **tolerances)
+
+
+def _run_linear(
+    method: str, options: Mapping[str, Any], rate: Tensor, step: float, steps: int
+) -> Tensor:
+    """The solution operator of dy/dt = M y after some equal steps, in float64, [n, n]."""
+    nodes = step * torch.arange(steps + 1, dtype=torch.float64)
+    identity = torch.eye(len(rate), dtype=torch.float64)
+    operator: Tensor = _odeint(lambda t, y: rate @ y, identity, nodes, method, options)[-1]
+    return operator
+
+
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Try the options on a scalar equation: torchdiffeq only warns of names it doesn't know."""
+    if not options:
+        return
+    y, t = (torch.ones(1, dtype=torch.float64),), torch.tensor([0.0, 0.01], dtype=torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", ".*Unexpected arguments")
+            torchdiffeq.odeint(
+                lambda _, y: tuple(-x for x in y), y, t, method=method, options=dict(options)
+            )
+    except Exception as error:
+        raise InputError(
+            f"'{method}' refuses the options {dict(options)!r} ({error}); see torchdiffeq's list "
+            f"of options for this method"
+        ) from error

@@ -1,0 +1,124 @@
+"""Figures of activities that follow a gradient which moves, as weights learn meanwhile."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from plots.common import panels as layers
+from plots.common import style
+
+
+def moving_gradient(results: xr.Dataset) -> Figure:
+    """Activities behind a gradient that moves with the weights: error, drift and lag over time."""
+    labels = {
+        "g_error": "$\\|x - g(t)\\| / \\|g(t)\\|$",
+        "g_lag": "lag behind $g(t)$\n[same unit as $\\tau$]",
+        "bp_error": "$\\|x - \\mathrm{BP}(t)\\| / \\|\\mathrm{BP}(t)\\|$",
+        "bp_lag": "lag behind BP$(t)$\n[same unit as $\\tau$]",
+        "bp_drift": "drift\n$\\|\\mathrm{BP}(t) - \\mathrm{BP}(0)\\|$\n$/ \\|\\mathrm{BP}(0)\\|$",
+    }
+    rows = {name: label for name, label in labels.items() if name in results}
+    tau, solver = float(results.tau_x[0]), _first_that_followed(results)
+    cells, looks = _slow_cells(results.sel(tau_x=tau, solver=solver))
+    figure, panels = layers.panels(results, rows, share_y="row")
+    for row, (name, label) in zip(panels, rows.items(), strict=True):
+        for layer, axes in zip(results.layer.values, row, strict=True):
+            for cell, (kind, look) in zip(cells, looks.items(), strict=True):
+                curve = cell[name].sel(layer=layer)
+                curve = curve if name.endswith("lag") else layers.positive(curve)
+                axes.plot(results.record, curve, label=kind, **style.line(look))
+            if name.endswith("lag"):
+                _say_if_empty(axes, results[name].sel(layer=layer))
+        row[0].set_ylabel(label)
+        row[0].set(**{"ylim": (0, None)} if name.endswith("lag") else {"yscale": "log"})
+    layers.label_columns(results, panels, layers.TIME)
+    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    style.title(
+        figure,
+        f"Activities follow the gradient of weights that learn: $\\tau$ = {tau:g}, {solver}\n"
+        f"{_subtitle(results)}",
+    )
+    return figure
+
+
+def moving_lag(results: xr.Dataset) -> Figure:
+    """How far activities are behind at the end, against τ, solver by solver."""
+    rows = [name for name in ("g_lag", "bp_lag") if name in results]
+    labels = {"g_lag": "behind $g(t)$", "bp_lag": "behind BP$(t)$"}
+    cells, looks = _slow_cells(results.isel(record=-1))
+    marks = style.of(results.solver.values)
+    figure, panels = layers.panels(results, rows, share_y="row")
+    for row, name in zip(panels, rows, strict=True):
+        for layer, axes in zip(results.layer.values, row, strict=True):
+            for cell, look in zip(cells, looks.values(), strict=True):
+                for solver, mark in marks.items():
+                    lag = cell[name].sel(layer=layer, solver=solver)
+                    own = look | {"marker": mark["marker"], "mfc": "none"}
+                    axes.plot(results.tau_x, lag, ms=5, clip_on=False, **own)
+            layers.log_axis(axes, "x")
+            axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
+            _say_if_empty(axes, results[name].sel(layer=layer))
+        row[0].set_ylabel(f"lag {labels[name]}\n[same unit as $\\tau$]")
+        row[0].set_ylim(bottom=0)
+    layers.label_columns(results, panels, "time constant $\\tau$\n[your unit of time]")
+    lines = [style.handle(kind, **style.line(look)) for kind, look in looks.items()]
+    dots = [
+        style.handle(solver, **style.dots(look) | {"color": "k"})
+        for solver, look in marks.items()
+        if results.bp_lag.sel(solver=solver).notnull().any()
+    ]
+    style.legend_below(figure, [*lines, *dots])
+    style.title(
+        figure, f"Lag behind a moving gradient, at t = {results.record[-1]:g}\n{_subtitle(results)}"
+    )
+    return figure
+
+
+def _say_if_empty(axes: Axes, lag: xr.DataArray) -> None:
+    """No lag behind a gradient that rests, or whose way activities are off."""
+    if lag.isnull().all():
+        axes.text(0.5, 0.5, "no lag", transform=axes.transAxes, ha="center", color="0.4")
+
+
+_MOST_CURVES = 6
+"""More in one panel could not be told apart."""
+
+
+def _subtitle(results: xr.Dataset) -> str:
+    count = results.sizes["tau_w"] * results.sizes["tau_psi"] * results.sizes["tau_z"]
+    left_out = f"\n{_MOST_CURVES} of {count} combinations" if count > _MOST_CURVES else ""
+    return (
+        f"$g(t)$: where they would settle if weights stood still now; "
+        f"BP$(t)$: backprop after a new forward pass{left_out}"
+    )
+
+
+def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[str, Any]]]:
+    """Combinations of slow time constants, evenly chosen where there are many, and their looks."""
+    letters = {"tau_w": "W", "tau_psi": "\\psi", "tau_z": "z"}
+    cells = results.stack(cell=list(letters))
+    moving = slow_axes(results)
+    chosen = np.unique(np.linspace(0, cells.sizes["cell"] - 1, _MOST_CURVES).round().astype(int))
+    picked = [cells.isel(cell=i) for i in chosen]
+    names = [
+        ", ".join(f"$\\tau_{{{letters[axis]}}}$ = {float(cell[axis]):g}" for axis in moving)
+        for cell in picked
+    ]
+    return picked, style.of(names)
+
+
+def slow_axes(results: xr.Dataset) -> list[str]:
+    """Names of the time constants of what moves."""
+    return [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
+
+
+def _first_that_followed(results: xr.Dataset) -> str:
+    """The first solver that stepped through."""
+    has_any = results.bp_error.notnull().any([*set(results.bp_error.dims) - {"solver"}])
+    return str(results.solver.values[has_any][0])
+
+
+FIGURES = {"moving_gradient": moving_gradient, "moving_lag": moving_lag}

@@ -1,0 +1,173 @@
+"""Measurements on relaxations, each a Dataset with named dimensions."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.special import gammainccinv
+from torch import Tensor, nn
+
+import ardyn
+from ardyn.analysis.measures import cosine, norm, norm_ratio, relative_error
+from ardyn.closed_form.convergence_time import crossing_time
+from ardyn.network.network import Units
+from ardyn.relaxation import Solver
+
+LEVELS = 7
+"""Steps or tolerances per solver in the work–precision measurement."""
+_EACH = ("time", "neuron")
+
+
+def relax(
+    sim: ardyn.Relaxation, times: Sequence[float], solver: Solver
+) -> tuple[ardyn.Trajectory, float]:
+    """A trajectory with every activity in hand, and the wall time it took, in seconds.
+
+    What takes a moment is timed again, lest the clock show what only a first call costs.
+    """
+    trajectory, seconds = _timed(sim, times, solver)
+    repeats = 3 if seconds < 0.1 else 0
+    return trajectory, min([seconds, *(_timed(sim, times, solver)[1] for _ in range(repeats))])
+
+
+def _timed(
+    sim: ardyn.Relaxation, times: Sequence[float], solver: Solver
+) -> tuple[ardyn.Trajectory, float]:
+    _synchronise(sim)
+    start = time.perf_counter()
+    trajectory = sim.solve(times, solver)
+    for unit in trajectory.units:
+        trajectory[unit]
+    _synchronise(sim)
+    return trajectory, time.perf_counter() - start
+
+
+def strongest_neurons(gradients: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Per layer, the numbers of the neurons with the largest gradient in the first sample."""
+    strongest = {unit: g[0].flatten().abs().topk(count) for unit, g in gradients.items()}
+    return {unit: found.indices.sort().values for unit, found in strongest.items()}
+
+
+def by_layer(values: Mapping[str, Tensor], *dims: str) -> xr.DataArray:
+    """One tensor per layer, stacked along the dimension "layer"."""
+    stacked = np.stack([value.cpu().numpy() for value in values.values()])
+    return xr.DataArray(stacked, dims=("layer", *dims), coords={"layer": list(values)})
+
+
+def compare(
+    relaxed: ardyn.Trajectory,
+    exact: ardyn.Trajectory,
+    goal: Mapping[str, Tensor],
+    neurons: Mapping[str, Tensor],
+    tolerance: float,
+) -> xr.Dataset:
+    """One trajectory beside its goal g, and beside the exact trajectory, for the units of interest.
+
+    Args:
+        goal: BP gradients or equilibrium of every unit, [batch, …].
+        neurons: numbers of the neurons to keep, for the units of interest.
+    """
+
+    def of_each(measure: Callable[[str], Tensor], *dims: str) -> xr.DataArray:
+        return by_layer({unit: measure(unit) for unit in neurons}, *dims)
+
+    def deviation(unit: str) -> Tensor:
+        return norm(relaxed[unit] - exact[unit]) / norm(goal[unit][None])
+
+    def converged(unit: str) -> Tensor:
+        return crossing_time(relaxed.times, relative_error(relaxed[unit], goal[unit]), tolerance)
+
+    return xr.Dataset(
+        {
+            "relative_error": of_each(lambda u: relative_error(relaxed[u], goal[u]), "time"),
+            "cosine": of_each(lambda u: cosine(relaxed[u], goal[u]), "time"),
+            "norm_ratio": of_each(lambda u: norm_ratio(relaxed[u], goal[u]), "time"),
+            "deviation": of_each(deviation, "time"),
+            "convergence_time": of_each(converged),
+            "activity": of_each(lambda u: relaxed[u][:, 0].flatten(1)[:, neurons[u]], *_EACH),
+            "evaluations": relaxed.evaluations,
+        },
+        coords={"time": relaxed.times.numpy()},
+    )
+
+
+def work_precision(sim: ardyn.Relaxation, tau: float, name: str, reference: Solver) -> xr.Dataset:
+    """Error of the state at t = 5 τ against the work it took, over steps h = τ/2ⁱ or tolerances.
+
+    A setting at which the solver is unstable or out of reach of the number format stays NaN. The
+    closed form has no setting, so that only its first level is filled; being the reference for
+    the others, it is itself held against a tight adaptive solve.
+    """
+    times = [5 * tau]
+    goal = sim.solve(times, tight_solver(sim) if name == "exact" else reference)
+    rows = np.full((4, LEVELS), np.nan)
+    for level, (setting, solver) in enumerate(_settings(tau, name)):
+        try:
+            trajectory, seconds = relax(sim, times, solver)
+        except ardyn.ArdynError:
+            continue
+        errors = [(trajectory[u] - goal[u]).norm() / goal[u].norm() for u in goal.units]
+        rows[:, level] = setting, float(max(errors)), trajectory.evaluations, seconds
+    names = ("work_setting", "work_error", "work_evaluations", "work_wall_time")
+    return xr.Dataset({name: ("level", row) for name, row in zip(names, rows, strict=True)})
+
+
+def tight_solver(sim: ardyn.Relaxation) -> ardyn.Adaptive:
+    """A solver near the limit of the number format."""
+    rtol = _finest_rtol(sim, 1e-12)
+    return ardyn.Adaptive("dopri8", rtol=rtol, atol=rtol * 1e-3)
+
+
+def _finest_rtol(sim: ardyn.Relaxation, wanted: float) -> float:
+    """The tolerance wanted, or what the number format still resolves with ease."""
+    return max(wanted, 8 * torch.finfo(sim.dynamics.like.dtype).eps)
+
+
+def _settings(tau: float, name: str) -> Iterator[tuple[float, Solver]]:
+    if name == "exact":
+        yield np.nan, ardyn.ClosedForm()
+    elif name in ardyn.ADAPTIVE_METHODS:
+        for rtol in 10.0 ** -np.arange(2, 2 + LEVELS):
+            yield rtol, ardyn.solver_named(name, rtol=float(rtol), atol=float(rtol) * 1e-3)
+    else:
+        for ratio in 0.5 ** np.arange(LEVELS):
+            yield ratio, ardyn.solver_named(name, step=float(ratio) * tau)
+
+
+def convergence_at_depth(
+    model: nn.Module, inputs: Tensor, targets: Tensor, tolerance: float, units: Units
+) -> xr.Dataset:
+    """Convergence time of the lowest unit of a deep network, τ = 1, in three ways.
+
+    From a zero state under a clamped output x^{L−k}(t) = γ(k, t) g^{L−k} on a chain, γ being the
+    regularised lower incomplete gamma function, so that the time has a law; it is measured beside
+    it. Where paths of several lengths meet, the longest sets the law, and shorter ones lead the
+    way. From the feed-forward state under a relaxing output the time also depends on how large the
+    activities are beside the gradients.
+    """
+    rule = ardyn.Rule(output="clamped", initial="zero")
+    from_zero = ardyn.Relaxation(model, inputs, targets, rule=rule, units=units)
+    lowest = next(iter(from_zero.gradients))
+    smallest = min(float(g.norm()) for g in from_zero.gradients.values())
+    path = from_zero.network.depth
+    law = float(gammainccinv(path - 1, tolerance))
+    stepped = from_zero.solve(
+        np.linspace(0, 1.1 * law + 5, 300).tolist(),
+        ardyn.Adaptive("dopri5", rtol=_finest_rtol(from_zero, 1e-7), atol=1e-9 * smallest),
+    )
+    default = ardyn.Relaxation(model, inputs, targets, units=units)
+    return xr.Dataset(
+        {
+            "depth_path": path,
+            "depth_law": law,
+            "depth_measured": float(stepped.convergence_time(tolerance)[lowest]),
+            "depth_default": float(default.exact_convergence_time(tolerance)[lowest]),
+        }
+    )
+
+
+def _synchronise(sim: ardyn.Relaxation) -> None:
+    if sim.dynamics.like.is_cuda:
+        torch.cuda.synchronize(sim.dynamics.like.device)

@@ -1,0 +1,1 @@
+"""What a study runs on: images, their files and downloads, networks."""

@@ -1,0 +1,1 @@
+"""How a study runs: command line, run folder, checkpoints, flags, variables."""

@@ -1,0 +1,1 @@
+"""How a training study trains: settings, the loop, angles."""

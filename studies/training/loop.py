@@ -1,0 +1,188 @@
+"""What every study that trains shares: its settings, and the loop over conditions and epochs."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import nn
+from tqdm import tqdm
+
+import ardyn
+from ardyn import ArdynError, DivergenceError, Learner, Rule
+from ardyn.dynamics.rule import Output
+from studies.problems import images as data
+from studies.running.checkpoints import Checkpoints
+from studies.running.run_folder import check_device
+from studies.training.settings import Condition, Rules, Training
+
+Make = Callable[[torch.Generator], nn.Module]
+Probe = Callable[[Learner], Mapping[str, xr.DataArray]]
+
+
+def learner(config: Training, condition: Condition, make: Make) -> Learner:
+    """A network for every seed, side by side, with ψ of its own where the condition asks for it.
+
+    A seed's weights do not depend on the other seeds.
+    """
+    dtype, models, psis = getattr(torch, config.dtype), [], []
+    rule = _with_output(condition.rule, config.output)
+    for seed in config.seeds:
+        generator = torch.Generator().manual_seed(seed)
+        models.append(make(generator).to(config.device, dtype))
+        if condition.takes_feedback:
+            psis.append(ardyn.random_feedback(models[-1], generator=generator))
+    model = ardyn.ensemble(models)
+    psi = {name: torch.stack([each[name] for each in psis]) for name in psis[0]} if psis else None
+    return Learner(
+        model,
+        torch.optim.SGD([*model.parameters(), *(psi or {}).values()], lr=config.learning_rate),
+        condition.method,
+        config.loss,
+        rule,
+        duration=config.duration,
+        solver=config.solver(rule, condition.scheme or config.usual_scheme),
+        feedback=psi,
+        tau_trace=condition.tau_trace,
+    )
+
+
+def _with_output(rule: Rules, output: Output) -> Rules:
+    """A condition's rule, the output as the configuration has it."""
+    if isinstance(rule, Rule):
+        return replace(rule, output=output)
+    rest = {} if "*" in rule else {"*": Rule(output=output)}
+    return {pattern: replace(each, output=output) for pattern, each in rule.items()} | rest
+
+
+def learn(
+    config: Training,
+    conditions: Mapping[str, Condition],
+    make: Make,
+    sets: data.Sets,
+    checkpoints: Checkpoints,
+    probe: Probe | None = None,
+) -> xr.Dataset:
+    """Train in every condition; test before the first epoch and after each.
+
+    Args:
+        conditions: by name.
+        make: makes a network, its weights drawn with the generator.
+        probe: further measures of a learner, taken with each test.
+
+    Returns:
+        "accuracy" [%] and "test_loss", [condition, seed, epoch].
+
+    Raises:
+        InputError: a setting that cannot be used; nothing has been computed by then.
+        DivergenceError: the numbers were lost in some epoch and batch.
+    """
+    device = check_device(config.device)
+    sets = sets.to(device)
+    for each in conditions.values():
+        _check_first_batch(config, learner(config, each, make), sets.train)
+    saved = {name: checkpoints.load(name) for name in conditions}
+    left = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
+    samples = len(sets.train.inputs) * len(config.seeds)
+    histories = []
+    with tqdm(total=left * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
+        for name, each in conditions.items():  # one after another: each takes memory
+            student = learner(config, each, make)
+            loop = _Loop(config, name, student, sets, checkpoints, probe, progress)
+            histories.append(loop.run(saved[name]))
+    return xr.concat(histories, pd.Index(conditions, name="condition"))
+
+
+def _check_first_batch(config: Training, learner: Learner, train: data.Data) -> None:
+    """Refuse what cannot be used before anything is computed."""
+    first = next(ardyn.batches(len(train.inputs), config.batch_size, config.seeds, 1))
+    if learner.method == "ar":
+        sim = ardyn.Relaxation(
+            learner.model,
+            train.inputs[first],
+            train.targets[first],
+            learner.loss,
+            learner.rule,
+            feedback=learner.feedback,
+            tau_trace=learner.tau_trace,
+        )
+        sim.check(learner.solver)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The epochs of one condition."""
+
+    config: Training
+    name: str
+    learner: Learner
+    sets: data.Sets
+    checkpoints: Checkpoints
+    probe: Probe | None
+    progress: "tqdm[Any]"
+
+    def run(self, saved: dict[str, Any] | None) -> xr.Dataset:
+        """From the beginning, or from what was saved."""
+        if saved is None:
+            rows = [self._measured(0)]
+        else:
+            self.learner.restore(saved["learner"])
+            rows = [xr.Dataset.from_dict(each) for each in saved["history"]]
+        for epoch in range(len(rows), self.config.epochs + 1):
+            batches = self._epoch(epoch)
+            try:
+                rows.append(self._measured(epoch))
+            except ArdynError as error:
+                raise self._diverged(epoch, batches, str(error)) from error
+            if not np.isfinite(rows[-1].test_loss).all():
+                raise self._diverged(epoch, batches, "the test loss is not finite")
+            history = [row.to_dict() for row in rows]
+            state = {"epoch": epoch, "learner": self.learner.state(), "history": history}
+            self.checkpoints.save(self.name, state)
+        return xr.concat(rows, "epoch")
+
+    def _epoch(self, epoch: int) -> int:
+        """Learn from every batch; returns how many there were."""
+        train, config = self.sets.train, self.config
+        rows, number = ardyn.batches(len(train.inputs), config.batch_size, config.seeds, epoch), 0
+        for number, batch in enumerate(rows, start=1):
+            batch = batch.to(train.inputs.device)
+            try:
+                loss = float(self.learner.step(train.inputs[batch], train.targets[batch]))
+            except ArdynError as error:
+                raise self._diverged(epoch, number, str(error)) from error
+            if not np.isfinite(loss):
+                raise self._diverged(epoch, number, f"the loss is {loss}")
+            self.progress.update(len(batch))
+            if number % 20 == 1:
+                self.progress.set_postfix_str(
+                    f"{self.name}, epoch {epoch}, loss {loss / len(batch):.3g}"
+                )
+        return number
+
+    def _diverged(self, epoch: int, number: int, why: str) -> DivergenceError:
+        kept = f" (the checkpoint of epoch {epoch - 1} is kept)" if epoch > 1 else ""
+        return DivergenceError(
+            f"condition '{self.name}' was lost in epoch {epoch}, batch {number}{kept}: {why}; "
+            f"use a learning rate below {self.config.learning_rate:g}"
+        )
+
+    def _measured(self, epoch: int) -> xr.Dataset:
+        test = self.sets.test
+        loss, accuracy = ardyn.evaluate(
+            self.learner.model, test.inputs, test.targets, self.config.loss
+        )
+        self.progress.write(
+            f"{self.name}, epoch {epoch}: test accuracy {100 * accuracy.mean():.2f} %",
+            file=sys.stderr,
+        )
+        measured = {
+            "accuracy": ("seed", 100 * accuracy.numpy()),
+            "test_loss": ("seed", loss.numpy()),
+        }
+        more = self.probe(self.learner) if self.probe else {}
+        return xr.Dataset({**measured, **more}, {"seed": list(self.config.seeds), "epoch": epoch})

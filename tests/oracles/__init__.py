@@ -1,0 +1,1 @@
+"""Brute force, and problems with known answers."""

@@ -1,0 +1,264 @@
+"""Weights that learn during the convergence study: what activities follow, how far behind."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import ardyn
+from ardyn import InputError
+from plots.convergence import draw
+from studies.convergence import Config, run
+from studies.measuring import lag as following
+from studies.problems import images as data
+from studies.running.run_folder import RunFolder
+from studies.running.variables import summary
+from tests.oracles.problems import generator, problem
+
+SLOW = Config(
+    solver=("dopri5",),
+    tau_x=(0.5,),
+    tau_w=(1e3, 1e4),
+    duration=12.0,
+    sizes=(64, 12, 8, 10),
+    batch_size=6,
+    depths=(2,),
+    rtol=1e-9,
+    atol=1e-12,
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", torch.float64)
+
+
+@pytest.fixture(scope="module")
+def results(digits):
+    return run(SLOW, digits).sel(tau_x=0.5, solver="dopri5").isel(tau_psi=0, tau_z=0)
+
+
+def test_activities_lag_behind_by_the_time_constants_on_the_way(results):
+    lag = results.g_lag.isel(record=slice(50, None))
+    # What sends back to fc2 is the weights above it alone: one leak lies between.
+    np.testing.assert_allclose(lag.sel(layer="fc2"), 0.5, rtol=2e-3)
+    assert (lag.sel(layer="fc1") > 0.55).all()
+    assert (lag.sel(layer="fc1") < 1.0).all()
+    assert results.g_lag.sel(layer="fc3").isnull().all()
+
+
+def test_a_frozen_pass_is_as_old_as_the_relaxation(results):
+    later = results.record[1:]
+    age = results.bp_lag.isel(record=slice(1, None)).sel(layer="fc3") / later
+    np.testing.assert_allclose(age.isel(record=slice(45, None)), 1, rtol=1e-4)
+    assert (
+        (results.bp_lag.isel(record=-1) > 4 * results.g_lag.isel(record=-1))
+        .sel(layer=["fc1", "fc2"])
+        .all()
+    )
+    assert (results.bp_lag.fillna(0) <= results.record * (1 + 1e-12)).all()
+
+
+def test_slower_weights_are_followed_more_closely(results):
+    for error, layers in (("g_error", ["fc1", "fc2"]), ("bp_error", ["fc1", "fc2", "fc3"])):
+        last = results[error].isel(record=-1).sel(layer=layers)
+        np.testing.assert_allclose(last.sel(tau_w=1e3) / last.sel(tau_w=1e4), 10, rtol=0.1)
+    drift = results.bp_drift
+    assert (drift.isel(record=0) == 0).all()
+    last = drift.isel(record=-1)
+    np.testing.assert_allclose(last.sel(tau_w=1e3) / last.sel(tau_w=1e4), 10, rtol=0.1)
+
+
+def test_what_was_frozen_goes_stale_as_weights_move(results):
+    start, end = (results.bp_error.isel(record=i) for i in (0, -1))
+    np.testing.assert_allclose(start, results.g_error.isel(record=0), rtol=1e-9)
+    for layer in ("fc1", "fc2"):
+        assert (end.sel(layer=layer) > 1.5 * results.g_error.isel(record=-1).sel(layer=layer)).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"output": "clamped", "initial": "zero"},
+        {"units": "operation"},
+        {"relaxation_derivative": "current"},
+    ],
+    ids=str,
+)
+def test_weights_that_hardly_move_leave_the_relaxation_as_it_was(change, digits):
+    config = replace(SLOW, tau_w=(1e12,), solver=("exact", "rk4", "sweep"), tau_x=(0.5, 2.0))
+    if change.get("relaxation_derivative") == "current":
+        config = replace(config, solver=("rk4", "sweep"))
+    found = run(replace(config, **change), digits)
+    still = found.relative_error.sel(time=found.record, method="nearest", tolerance=1e-9)
+    moving = found.bp_error.isel(tau_w=0, tau_psi=0, tau_z=0)
+    for solver in ("rk4", "sweep"):
+        a, b = still.sel(solver=solver), moving.sel(solver=solver).transpose(*still[:, 0].dims)
+        np.testing.assert_allclose(b, a, rtol=1e-7, atol=1e-10)
+    assert ("g_error" in found) == ("exact" in config.solver)
+    if "exact" in config.solver:
+        assert moving.sel(solver="exact").isnull().all()
+
+
+def test_time_constants_keep_the_order_they_were_given_in(digits):
+    config = replace(SLOW, solver=("rk4", "exact"), tau_x=(2.0, 0.5), tau_w=(1e4, 1e3))
+    found = run(config, digits)
+    assert found.tau_x.values.tolist() == [2.0, 0.5]
+    assert found.tau_w.values.tolist() == [1e4, 1e3]
+    drift = found.bp_drift.sel(solver="rk4", layer="fc3").isel(record=-1).squeeze()
+    assert (drift.sel(tau_w=1e3) > 5 * drift.sel(tau_w=1e4)).all()
+
+
+def test_a_time_constant_that_is_lost_with_every_solver_keeps_its_place(digits, monkeypatch):
+    follow = following.following
+
+    def fails_at_times(sim, *rest):
+        if sim.dynamics.tau["fc1"] == 2.0:
+            raise ardyn.DivergenceError("it left the finite numbers")
+        return follow(sim, *rest)
+
+    monkeypatch.setattr(following, "following", fails_at_times)
+    found = run(replace(SLOW, solver=("rk4",), tau_x=(2.0, 0.5), tau_w=(1e3,)), digits)
+    assert found.bp_error.sel(tau_x=2.0).isnull().all()
+    assert found.bp_error.sel(tau_x=0.5).notnull().all()
+
+
+def test_a_step_that_the_weights_do_not_allow_is_refused_before_any_work(digits, monkeypatch):
+    monkeypatch.setattr(ardyn.Relaxation, "solve", None)
+    with pytest.raises(InputError, match="step of 0.1 is longer than the weights' time constant"):
+        run(replace(SLOW, solver=("exact", "rk4"), tau_w=(0.05, 1e3)), digits)
+
+
+def test_a_solver_that_fails_leaves_the_others(digits, capsys, tmp_path, monkeypatch):
+    follow = following.following
+
+    def fails_at_times(sim, duration, solver, shown):
+        if isinstance(solver, ardyn.Fixed) and sim.plasticity.tau_weights == 1e3:
+            raise ardyn.DivergenceError("it left the finite numbers")
+        return follow(sim, duration, solver, shown)
+
+    monkeypatch.setattr(following, "following", fails_at_times)
+    found = run(replace(SLOW, solver=("euler", "dopri5")), digits)
+    assert found.lost.item() == "euler at tau-x 0.5, tau-w 1000: it left the finite numbers"
+    assert "warning: euler at" in capsys.readouterr().err
+    here = found.bp_error.isel(tau_x=0, tau_psi=0, tau_z=0, record=-1)
+    assert here.sel(solver="euler", tau_w=1e3).isnull().all()
+    assert here.sel(solver="euler", tau_w=1e4).notnull().all()
+    assert here.sel(solver="dopri5").notnull().all()
+    figures = {path.stem for path in draw(found, tmp_path)}
+    assert {"moving_gradient", "moving_lag"} < figures
+    assert "lag behind BP" in summary(found)
+    assert "NaN" not in summary(found).split("or it rests)")[1]
+    none = run(replace(SLOW, solver=("euler",), tau_w=(1e3,)), digits)
+    assert "bp_error" not in none
+    assert "lag behind BP" not in summary(none)
+
+
+def test_a_run_that_was_stopped_follows_no_gradient_twice(digits, tmp_path, monkeypatch):
+    config = replace(
+        SLOW, solver=("rk4", "euler"), tau_w=(1e3,), feedback="learned", tau_psi=(50.0, 60.0)
+    )
+    whole, follow, calls = run(config, digits), following.following, []
+
+    def is_interrupted(sim, duration, solver, shown):
+        calls.append(solver)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return follow(sim, duration, solver, shown)
+
+    monkeypatch.setattr(following, "following", is_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, digits, RunFolder(tmp_path))
+    again = run(config, digits, RunFolder(tmp_path))
+    assert [solver.method for solver in calls] == ["rk4", "euler", "rk4", "euler", "euler"]
+    for name in ("bp_error", "bp_lag", "bp_drift", "g_error", "g_lag"):
+        xr.testing.assert_identical(again[name], whole[name])
+
+
+def test_feedback_weights_and_traces_move_too(digits, tmp_path):
+    config = replace(
+        SLOW, feedback="learned", tau_w=(50.0, 60.0), tau_psi=(20.0, 2000.0), tau_z=(1.0, 1e6)
+    )
+    results = run(config, digits).isel(solver=0, tau_x=0)
+    drift = results.g_error.sel(layer="fc2", tau_w=50.0).isel(record=-1)
+    assert drift.dims == ("tau_psi", "tau_z")
+    assert (drift.sel(tau_psi=20.0) > 10 * drift.sel(tau_psi=2000.0)).all()
+    assert len(np.unique(drift)) == 4
+    assert len(np.unique(results.bp_drift.sel(layer="fc2").isel(record=-1))) == 8
+
+
+def test_what_a_batch_teaches_is_averaged():
+    case, found = problem(), []
+    for copies in (1, 3):
+        sims = following.relaxations(
+            partial(
+                ardyn.Relaxation,
+                case.model,
+                case.inputs.repeat(copies, 1),
+                case.targets.repeat(copies, 1),
+            ),
+            ardyn.Rule(),
+            tau_x=[1.0],
+            tau_w=[50.0],
+            tau_psi=[],
+            tau_z=[],
+        )
+        (sim,) = sims.values()
+        found.append(following.following(sim, 5.0, ardyn.Fixed("rk4", 0.1), ["fc1", "fc2"]))
+    np.testing.assert_allclose(found[0].bp_drift, found[1].bp_drift, rtol=1e-9)
+    assert (found[0].bp_drift.isel(record=-1) > 0.01).all()
+
+
+def test_the_lag_of_a_curve_that_follows_is_its_delay():
+    times = torch.linspace(0, 10, 101, dtype=torch.float64)
+
+    def curve(t):
+        return torch.stack([t.sin(), t**2], dim=1)[:, None]
+
+    lag = following.lag(times, curve((times - 0.9).clamp(min=0)), curve(times))
+    np.testing.assert_allclose(lag[10:], 0.9, atol=2e-3)
+    np.testing.assert_allclose(lag[1:9], times[1:9], atol=1e-12)
+    assert lag[0].isnan()
+    assert following.lag(times, curve(times), torch.ones(101, 1, 2)).isnan().all()
+    ahead = following.lag(times, curve(times + 1), curve(times))
+    assert ahead[10:].isnan().all()
+
+
+@pytest.mark.parametrize("drift", [1e-3, 1e-6, 1e-9])
+def test_the_lag_of_a_gradient_that_hardly_moves_is_its_delay(drift):
+    times = torch.linspace(0, 30, 61, dtype=torch.float64)
+    at_first, way = torch.rand(2, 40, generator=generator(1), dtype=torch.float64)
+
+    def curve(t):
+        return at_first + drift * (t / 30)[:, None] * way
+
+    lag = following.lag(times, curve(times - 1.3), curve(times))
+    np.testing.assert_allclose(lag[10:], 1.3, rtol=1e-5)
+
+
+def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
+    times = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    goal = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+    x = torch.tensor([[0.3, 5.0], [0.3, 0.6], [2.5, -0.4]], dtype=torch.float64)
+    np.testing.assert_allclose(following.lag(times, x, goal)[1:], [0.7, 0.5], atol=1e-12)
+    x = torch.tensor([[0.3, 5.0], [0.3, 0.8], [2.5, -0.6]], dtype=torch.float64)
+    assert following.lag(times, x, goal).isnan().all()  # further away than g has moved since
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tau_w": (1.0, 1.0)}, "tau-w must be different"),
+        ({"tau_w": (-1.0,)}, "tau-w must be positive"),
+        ({"tau_psi": (5.0,)}, "tau-psi is of feedback weights that learn"),
+        ({"tau_w": (), "tau_z": (5.0,)}, "tau-z is of a trace that learning weights read"),
+        ({"solver": ("exact",)}, "exact has no closed form of weights that move"),
+    ],
+)
+def test_settings_that_move_nothing_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        replace(SLOW, **change)
