@@ -14,6 +14,7 @@ from ardyn.analysis import measures as compare
 from ardyn.closed_form.convergence_time import crossing_time
 from ardyn.dynamics.coupled import Learned
 from ardyn.errors import InputError, check_positive
+from ardyn.files import written_whole
 from ardyn.solvers.system import samples_in
 
 
@@ -230,18 +231,14 @@ class Trajectory:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a netCDF file; written beside and renamed, so that it is whole or not there.
+        """Write a netCDF file, whole or not at all.
 
         Raises:
             InputError: a place that cannot be written.
         """
-        beside = Path(f"{path}.part")
-        try:
-            self.to_dataset().to_netcdf(beside, engine="h5netcdf")
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise InputError(f"cannot write {path} ({error}); choose another place") from error
+        dataset = self.to_dataset()
+        with written_whole(path, "choose another place") as part:
+            dataset.to_netcdf(part, engine="h5netcdf")
 
     @staticmethod
     def load(path: str | Path) -> "Trajectory":

@@ -2,8 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,7 +11,9 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ardyn import InputError
+from ardyn.files import written_whole
+
+_CURE = "copy the folder elsewhere"
 
 mpl.use("Agg")
 mpl.rcParams.update(
@@ -99,34 +100,24 @@ def _as_read(label: str) -> str:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf; each beside, then renamed.
+    """Write NAME.png and NAME.pdf, each whole or not at all.
 
     Raises:
         InputError: a folder that cannot be written.
     """
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
     for path in paths:
-        _replace(path, partial(figure.savefig, format=path.suffix[1:]))
+        with written_whole(path, _CURE) as part:
+            figure.savefig(part, format=path.suffix[1:])
     return paths
 
 
 def write(text: str, path: Path) -> Path:
-    """Write a text beside, then rename it.
+    """Write a text, whole or not at all.
 
     Raises:
         InputError: a folder that cannot be written.
     """
-    _replace(path, lambda part: part.write_text(text))
+    with written_whole(path, _CURE) as part:
+        part.write_text(text)
     return path
-
-
-def _replace(path: Path, make: Callable[[Path], object]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        make(part)
-        part.replace(path)
-    except KeyboardInterrupt:
-        part.unlink(missing_ok=True)
-        raise
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); copy the folder elsewhere") from error

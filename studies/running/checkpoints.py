@@ -1,7 +1,6 @@
 """Checkpoints: where a training run that was stopped goes on from."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from ardyn import InputError
+from ardyn.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -51,25 +51,14 @@ class Checkpoints:
         return dict(found)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write beside, to the disk, then rename: a run killed at any moment leaves a whole file.
+        """Keep a part of a run; a process killed at any moment leaves a whole file.
 
         Raises:
             InputError: a full disk, or a folder that cannot be written.
         """
-        path = self._path(name)
-        part = path.with_name(f"{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save({"identity": self.identity, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
-            raise InputError(
-                f"cannot write the checkpoint {path} ({error}); make room, then go on with --resume"
-            ) from error
+        with written_whole(self._path(name), "make room, then go on with --resume") as part:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"identity": self.identity, **state}, part)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.pt"

@@ -19,9 +19,11 @@ import xarray as xr
 from cattrs.v import format_exception
 
 from ardyn import InputError
+from ardyn.files import written_whole
 
 Config = TypeVar("Config")
 
+_CURE = "make room, or use another --out"
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 for _kind in (int, float, bool, str):
     _CONVERTER.register_structure_hook(_kind, lambda value, kind: _as_it_is(value, kind))
@@ -132,37 +134,26 @@ class RunFolder:
             raise InputError(f"cannot write to {there} ({error}); choose another --out") from error
 
     def store(self, config: Any, results: xr.Dataset, manifest: Mapping[str, Any]) -> None:
-        """Write the results, then the manifest; each beside, then renamed.
+        """Write the results, the configuration and the manifest; DONE is the last, by ``close``.
 
         Raises:
             InputError: a full disk, or a folder that can no longer be written.
         """
-        part = self.path / "results.nc.part"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.path / "results.nc", _CURE) as part:
+            part.parent.mkdir(parents=True, exist_ok=True)
             results.to_netcdf(part, engine="h5netcdf")
             for name in ("DONE", "manifest.json"):
                 (self.path / name).unlink(missing_ok=True)
-            part.replace(self.path / "results.nc")
-            self._write("config.json", _json(_CONVERTER.unstructure(config)))
-            self._write("manifest.json", _json(manifest))
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise InputError(
-                f"cannot write results to {self.path} ({error}); make room, or use another --out"
-            ) from error
+        self._write("config.json", _json(_CONVERTER.unstructure(config)))
+        self._write("manifest.json", _json(manifest))
 
     def close(self) -> None:
         """Write DONE, when all else is there."""
-        try:
-            self._write("DONE", "")
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path} ({error}); make room") from error
+        self._write("DONE", "")
 
     def _write(self, name: str, text: str) -> None:
-        part = self.path / f"{name}.part"
-        part.write_text(text)
-        part.replace(self.path / name)
+        with written_whole(self.path / name, _CURE) as part:
+            part.write_text(text)
 
 
 def manifest(config: Any, results: xr.Dataset, seconds: float, is_resumed: bool) -> dict[str, Any]:

@@ -317,7 +317,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
     checkpoints.save("ar", {"epoch": 1})
 
     def full(state: object, file: Any) -> None:
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
