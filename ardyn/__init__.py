@@ -10,16 +10,17 @@ from importlib.metadata import version
 from ardyn.analysis.trajectory import Trajectory
 from ardyn.averaging import mean_field
 from ardyn.closed_form.solver import ClosedForm
+from ardyn.dynamics.feedback import random_feedback
 from ardyn.dynamics.plasticity import Plasticity
 from ardyn.dynamics.rule import Rule
 from ardyn.ensembles import ensemble, ensemble_size, member
 from ardyn.errors import ArdynError, DivergenceError, InputError
-from ardyn.models import cnn, mlp, random_feedback
+from ardyn.models import cnn, mlp
 from ardyn.relaxation import Relaxation
 from ardyn.solver_names import SOLVER_NAMES, solver_named
 from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
+from ardyn.solvers.monitor import SteadyState
 from ardyn.solvers.sweep import Sweep
-from ardyn.solvers.system import SteadyState
 from ardyn.training import Learner, backprop, backward, batches, evaluate
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The mean field of a stream of stimuli: what they teach on average, in one solve without jumps.
+"""The mean field of a stream of stimuli: their average weight change, as one smooth ODE.
 
     dW/dt = ⟨ΔW⟩ / T
 
@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardyn.batch import check_moves, check_plasticity, check_tolerance, check_update_linear
-from ardyn.closed_form.quasi_static import stimulus_change
+from ardyn.closed_form.quasi_static import check_update_linear, stimulus_change
 from ardyn.closed_form.solver import check_linear
-from ardyn.dynamics.coupled import Coupled, Learned
+from ardyn.dynamics.coupled import Coupled, check_moves
 from ardyn.dynamics.loss import Loss
-from ardyn.dynamics.plasticity import Plasticity
+from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity
 from ardyn.dynamics.rule import Rule
+from ardyn.dynamics.windows import Learned, check_plasticity
 from ardyn.errors import InputError, check_positive
 from ardyn.relaxation import Relaxation
-from ardyn.solvers.integrators import Adaptive, Fixed
-from ardyn.solvers.system import as_times
+from ardyn.solvers.integrators import Adaptive
+from ardyn.solvers.system import Solver, as_times, check_is_solver
 from ardyn.state import State
 
 
@@ -34,13 +34,13 @@ def mean_field(
     times: Sequence[float] | Tensor,
     plasticity: Plasticity,
     duration: float = 10.0,
-    solver: Adaptive | Fixed = Adaptive("dopri5"),  # noqa: B008  (frozen)
+    solver: Solver = Adaptive("dopri5"),  # noqa: B008  (frozen)
     loss: Loss = "sse",
     rule: Rule | Mapping[str, Rule] = Rule(),  # noqa: B008  (frozen)
     tau: float | Sequence[float] = 1.0,
     feedback: Mapping[str, Tensor] | None = None,
 ) -> Learned:
-    """Weights over the time of a stream, as all stimuli teach them on average.
+    """Weights over the time of a stream, by the weight change of its stimuli on average.
 
     Args:
         inputs: every stimulus of which the stream is made, [stimulus, …]; they are relaxed at
@@ -61,22 +61,22 @@ def mean_field(
     """
     t = as_times(times)
     check_positive("duration", duration, such_as=10)
-    is_one = isinstance(plasticity, Plasticity)
-    if not is_one or plasticity.reduction != "mean" or not plasticity.moves:
+    check_is_plasticity(plasticity)
+    if plasticity.reduction != "mean" or not plasticity.moves:
         raise InputError(
             f"a mean field needs weights that move by the mean over stimuli, got {plasticity}; "
             f"pass Plasticity(tau_weights=1000.0, reduction='mean')"
         )
-    if not isinstance(solver, Adaptive | Fixed):
-        raise InputError(f"a mean field is solved by Adaptive or Fixed, got {solver!r}")
+    check_is_solver(solver)
     sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback)
     check_moves(plasticity, sim.dynamics)
     check_plasticity(plasticity, sim.dynamics, solver, duration)
-    check_tolerance(solver, sim.dynamics.like.dtype)
     check_linear(sim.dynamics)
     check_update_linear(sim.dynamics)
+    system = MeanField(sim, plasticity, duration)
+    solver.check(system)
     with torch.no_grad():
-        record = solver.solve(MeanField(sim, plasticity, duration), t).record
+        record = solver.solve(system, t).record
     return Learned(t, dict(record.weights), dict(record.feedback))
 
 
@@ -89,6 +89,12 @@ class MeanField:
     plasticity: Plasticity
     duration: float
     since = 0.0
+
+    @property
+    def time_constants(self) -> Mapping[str, float]:
+        """Of weights and feedback weights."""
+        of_psi = self.plasticity.tau_feedback
+        return {"weights": self.plasticity.tau_weights, "feedback weights": of_psi}
 
     def initial(self) -> State:
         """The weights as they are."""

@@ -2,9 +2,12 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import TypeGuard
+
+import torch
+from torch import Tensor
 
 
 class ArdynError(Exception):
@@ -42,3 +45,29 @@ def check_positive(what: str, value: float, such_as: float = 1) -> None:
         raise InputError(
             f"{what} must be positive and finite, got {value}; pass one such as {such_as:g}"
         )
+
+
+def is_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether none of them holds NaN or infinity."""
+    sums = [x.detach().sum() for x in tensors if x.is_floating_point() or x.is_complex()]
+    return all(math.isfinite(abs(each)) for each in torch.stack(sums).tolist()) if sums else True
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
+    if is_finite(tensors.values()):
+        return
+    for name, x in tensors.items():
+        bad = (~x.isfinite()).nonzero()
+        if len(bad):
+            where = bad[0].tolist()
+            raise InputError(
+                f"{name} holds {x[tuple(where)].item()} at {where} ({len(bad)} such values); "
+                f"replace what is not finite"
+            )
+
+
+def check_time_constant(what: str, tau: float) -> None:
+    """Raise InputError unless τ is positive; it may be infinite."""
+    if not is_number(tau) or not tau > 0:
+        raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")

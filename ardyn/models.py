@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ardyn.errors import InputError, check_choice, check_positive
-from ardyn.network.agreement import named_parameters
-from ardyn.network.layers import Weighted, layer_of
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -132,38 +130,3 @@ def _initialised(
         else:
             nn.init.zeros_(p)
     return model
-
-
-def random_feedback(
-    model: nn.Module, std: float = 0.05, generator: torch.Generator | None = None
-) -> dict[str, Tensor]:
-    """Feedback weights ψ ~ N(0, std²) for every block that has weights, independent of them.
-
-    Returns:
-        {block: ψ}, each in the shape of Wᵀ, [n_l, n_{l+1}], of a convolution in that of its
-        flattened kernel's transpose; in the weights' type, on their device.
-    """
-    check_positive("std", std)
-    parameters = named_parameters(model)
-    weights = {
-        name: layer.matrix(parameters[layer.weight].detach())
-        for name, layer in _weighted_layers(model).items()
-    }
-    return {
-        name: std * torch.randn(W.mT.shape, generator=generator, dtype=W.dtype).to(W.device)
-        for name, W in weights.items()
-    }
-
-
-def _weighted_layers(model: nn.Module) -> dict[str, Weighted]:
-    """Linear layers and convolutions, by the names of their blocks: one for each place it has."""
-    found: dict[str, Weighted] = {}
-    places: dict[int, int] = {}
-    first = {id(module): name for name, module in model.named_modules()}
-    for _, module in model.named_modules(remove_duplicate=False):
-        name = first[id(module)]
-        layer = layer_of(module, name)
-        if layer is not None:
-            number = places[id(module)] = places.get(id(module), -1) + 1
-            found[f"{name}_{number}" if number else name] = layer
-    return found

@@ -11,48 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardyn.analysis import moving_gradients as moving
-from ardyn.analysis.trajectory import Trajectory, choose_reference
-from ardyn.batch import (
-    as_inputs,
-    check_differentiable,
-    check_finite,
-    check_moves,
-    check_plasticity,
-    check_rules_matter,
-    check_stable,
-    check_tau_trace,
-    check_tolerance,
-    check_update_linear,
-    checked_feedback,
-    is_finite,
-    numbered,
-    tau_of_each,
-)
+from ardyn.analysis import moving_gradients
+from ardyn.analysis.references import KeptReferences, choose_reference
+from ardyn.analysis.trajectory import Trajectory
+from ardyn.batch import as_inputs, check_differentiable, numbered, tau_of_each
 from ardyn.closed_form.convergence_time import exact_convergence_time
-from ardyn.closed_form.quasi_static import integrated_gradients
+from ardyn.closed_form.quasi_static import check_update_linear, integrated_gradients
 from ardyn.closed_form.solver import ClosedForm, check_linear
 from ardyn.dynamics.activity import Dynamics
-from ardyn.dynamics.coupled import Learned, relax_coupled
+from ardyn.dynamics.coupled import Coupled, check_moves
+from ardyn.dynamics.feedback import checked_feedback
 from ardyn.dynamics.learning import parameter_gradients
 from ardyn.dynamics.loss import Loss, check_drive, evaluation, loss_name
 from ardyn.dynamics.plasticity import Plasticity, check_window
-from ardyn.dynamics.rule import Rule, rule_of_each_block
-from ardyn.errors import InputError
-from ardyn.network.agreement import (
-    Driven,
-    feed_forward,
-    named_parameters,
-    uncut_gradients,
-)
+from ardyn.dynamics.rule import Rule, check_rules_matter, check_tau_trace, rule_of_each_block
+from ardyn.dynamics.windows import Learned, check_plasticity, relax_coupled
+from ardyn.errors import InputError, check_finite, is_finite
+from ardyn.network.agreement import Driven, feed_forward, named_parameters, uncut_gradients
 from ardyn.network.containers import tensors_in
-from ardyn.network.layers import Weighted
 from ardyn.network.network import Network, Units
-from ardyn.solvers.integrators import Adaptive, Fixed
-from ardyn.solvers.sweep import Sweep
-from ardyn.solvers.system import SteadyState, as_times
-
-Solver = Adaptive | Fixed | Sweep | ClosedForm
+from ardyn.solvers.system import Solution, Solver, Stop, as_times, check_is_solver
 
 _CHANGED = (
     "the model's weights, the inputs or the targets changed after this Relaxation was made, or a "
@@ -99,9 +77,9 @@ class _Assigned:
     def fed_back(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Blocks that have ψ, and their weights."""
         for block in self.with_psi:
-            layer = self.network.block[block].layer
-            assert isinstance(layer, Weighted)
-            yield block, parameters[layer.weight]
+            weight = self.network.block[block].layer.weight
+            assert weight is not None
+            yield block, parameters[weight]
 
 
 class Relaxation:
@@ -291,7 +269,7 @@ class Relaxation:
         self,
         times: Sequence[float] | Tensor,
         solver: Solver = ClosedForm(),  # noqa: B008  (frozen)
-        stop: SteadyState | None = None,
+        stop: Stop | None = None,
         weights_every: int = 0,
     ) -> Trajectory:
         """Relax from t = 0 and record the activities at ``times``.
@@ -318,65 +296,27 @@ class Relaxation:
                 f"it, or make the Relaxation with plasticity"
             )
         self.check(solver, stop, float(t[-1]))
-        if self._moves:
-            assert self.plasticity is not None
-            assert not isinstance(solver, ClosedForm)
-            # Read now: later the model may hold the weights that were learned.
-            _ = self.gradients, self.equilibrium
-            with torch.no_grad():
-                coupled, learned = relax_coupled(
+        learned = None
+        with torch.no_grad():
+            if self.plasticity is not None and self._moves:
+                solution, learned = relax_coupled(
                     self.dynamics, self.plasticity, t, solver, weights_every
                 )
-            return self._trajectory(
-                t,
-                coupled.record.activity,
-                solver,
-                traces=coupled.record.trace,
-                evaluations=coupled.evaluations,
-                learned=learned,
-            )
-        with torch.no_grad():
-            if isinstance(solver, ClosedForm):
-                activities = solver.activities(self.dynamics, t)
-                traces = solver.traces(self.dynamics, t)
-                return self._trajectory(t, activities, solver, traces=traces)
-            solution = solver.solve(self.dynamics, t, stop)
-        return self._trajectory(
-            t,
-            solution.record.activity,
-            solver,
-            traces=solution.record.trace,
-            evaluations=solution.evaluations,
-            steady_at=solution.steady_at,
-        )
+            else:
+                solution = solver.solve(self.dynamics, t, stop)
+        return self._trajectory(t, solver, solution, learned)
 
-    def check(
-        self, solver: Solver, stop: SteadyState | None = None, end: float | None = None
-    ) -> None:
+    def check(self, solver: Solver, stop: Stop | None = None, end: float | None = None) -> None:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
-        if self._moves:
-            assert self.plasticity is not None
-            check_plasticity(self.plasticity, self.dynamics, solver, end)
-            if stop is not None:
-                raise InputError("a relaxation whose weights move comes to no rest; drop stop")
-        check_stable(solver, self.dynamics.time_constants)
-        check_tolerance(solver, self.dynamics.like.dtype)
-        if isinstance(solver, ClosedForm):
-            check_linear(self.dynamics)
-            if self.dynamics.remembered and solver.of is not None:
-                raise InputError(
-                    f"ClosedForm({solver.of!r}) does not follow the activity trace z; step it with "
-                    f"{solver.of!r}, or use ClosedForm()"
-                )
-            if stop is not None:
-                raise InputError(
-                    "ClosedForm doesn't step, so it cannot stop; drop stop, or read equilibrium"
-                )
-        if not isinstance(stop, SteadyState | None):
+        check_is_solver(solver)
+        if stop is not None and not hasattr(stop, "is_reached"):
             raise InputError(f"stop must be a SteadyState, got {stop!r}; use SteadyState(1e-6)")
-        if stop is not None and isinstance(solver, Adaptive):
-            solver.check_can_stop()
+        if self.plasticity is None or not self._moves:
+            solver.check(self.dynamics, stop)
+            return
+        check_plasticity(self.plasticity, self.dynamics, solver, end, stop)
+        solver.check(Coupled.of(self.dynamics, self.plasticity, self.dynamics.initial()))
 
     def exact_convergence_time(
         self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False
@@ -434,7 +374,7 @@ class Relaxation:
         plasticity, learned = self._moved(trajectory)
         check_linear(self.dynamics)
         with torch.no_grad():
-            found = moving.equilibria(self.dynamics, plasticity, learned)
+            found = moving_gradients.equilibria(self.dynamics, plasticity, learned)
         return {unit: found[unit] for unit in self.network.units}
 
     def moving_gradients(self, trajectory: Trajectory) -> dict[str, Tensor]:
@@ -449,7 +389,7 @@ class Relaxation:
             InputError: weights that did not move.
         """
         _, learned = self._moved(trajectory)
-        found = moving.backprop_gradients(self.dynamics.forward_pass, learned)
+        found = moving_gradients.backprop_gradients(self.dynamics.forward_pass, learned)
         return {unit: found[unit] for unit in self.network.units}
 
     @property
@@ -463,7 +403,7 @@ class Relaxation:
         if self.plasticity is None or learned is None:
             raise InputError("the weights stood still; read equilibrium, or gradients")
         parameters = self.dynamics.forward_pass.parameters
-        moving.check_belongs(learned, parameters, self.dynamics.feedback)
+        moving_gradients.check_belongs(learned, parameters, self.dynamics.feedback)
         return self.plasticity, learned
 
     def __repr__(self) -> str:
@@ -477,8 +417,9 @@ class Relaxation:
             raise InputError(_CHANGED)
 
     def _trajectory(
-        self, t: Tensor, activities: Mapping[str, Tensor], solver: Solver, **more: object
+        self, t: Tensor, solver: Solver, solution: Solution, learned: Learned | None
     ) -> Trajectory:
+        activities = solution.record.activity
         clamped = {
             unit: g.expand(len(t), *g.shape)
             for unit, g in self.dynamics.clamped.items()
@@ -486,5 +427,18 @@ class Relaxation:
         }
         if clamped:
             activities = ChainMap(clamped, activities)  # type: ignore[arg-type]
-        is_exact = isinstance(solver, ClosedForm) and solver.of is None
-        return Trajectory(t, activities, self, solver, is_exact, **more)  # type: ignore[arg-type]
+        return Trajectory(
+            t,
+            activities,
+            # The model may hold the learned weights before these are asked for.
+            self if learned is None else self._kept_references(),
+            solver,
+            solution.is_exact,
+            solution.record.trace,
+            solution.evaluations,
+            learned,
+            solution.steady_at,
+        )
+
+    def _kept_references(self) -> KeptReferences:
+        return KeptReferences(self.gradients, self.equilibrium, self.settings)

@@ -2,9 +2,9 @@
 
 from ardyn.closed_form.solver import ClosedForm
 from ardyn.errors import check_choice
-from ardyn.relaxation import Solver
 from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
 from ardyn.solvers.sweep import Sweep
+from ardyn.solvers.system import Solver
 
 SOLVER_NAMES = ("exact", "sweep", *FIXED_METHODS, *ADAPTIVE_METHODS)
 """``exact`` is the closed form of the ODE, ``sweep`` the authors' scheme; then torchdiffeq's."""

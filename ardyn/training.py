@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ardyn.batch import check_steps
 from ardyn.closed_form.solver import ClosedForm
 from ardyn.dynamics.learning import accumulate
 from ardyn.dynamics.loss import Loss, loss_function
 from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, check_window_within
 from ardyn.dynamics.rule import Rule
+from ardyn.dynamics.windows import check_steps
 from ardyn.ensembles import ensemble_size
 from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.network.forward_pass import arguments_of
 from ardyn.network.network import Units
-from ardyn.relaxation import Relaxation, Solver
+from ardyn.relaxation import Relaxation
+from ardyn.solvers.system import Solver
 
 
 def backward(

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import ardyn
+from ardyn.solvers.system import Solver
 from benchmarks.timing import Cases, Row, main
 
 ROWS = (
@@ -57,7 +58,7 @@ def _chain(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Cas
     }
 
 
-def _states(sim: ardyn.Relaxation, t: float, solver: ardyn.relaxation.Solver) -> list[torch.Tensor]:
+def _states(sim: ardyn.Relaxation, t: float, solver: Solver) -> list[torch.Tensor]:
     trajectory = sim.solve([t], solver)
     return [trajectory[unit] for unit in trajectory.units]
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import ardyn
 from ardyn.network.activations import scale
+from ardyn.solvers.system import Solver
 from benchmarks.timing import Cases, Row, main
 
 ROWS = (
@@ -45,7 +46,7 @@ def _cases(device: str) -> Cases:
         for slope, W in hidden:
             v = scale(v, slope) @ W
 
-    def states(times: object, solver: ardyn.relaxation.Solver) -> list[torch.Tensor]:
+    def states(times: object, solver: Solver) -> list[torch.Tensor]:
         trajectory = sim.solve(times, solver)  # type: ignore[arg-type]
         return [trajectory[unit] for unit in trajectory.units]
 

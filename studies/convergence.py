@@ -18,11 +18,11 @@ from torch import nn
 from tqdm import tqdm
 
 import ardyn
-from ardyn.analysis.trajectory import choose_reference
+from ardyn.analysis.references import choose_reference
 from ardyn.dynamics.rule import Derivative, Feedback, Initial, Output, Rule
 from ardyn.errors import ArdynError, DivergenceError, InputError, check_choice, check_positive
 from ardyn.network.network import Units
-from ardyn.relaxation import Solver
+from ardyn.solvers.system import Solver
 from plots.convergence import draw
 from studies.measuring import lag as following
 from studies.measuring import trajectories as measures

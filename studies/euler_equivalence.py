@@ -23,7 +23,7 @@ from ardyn import ClosedForm, Fixed, InputError, Sweep
 from ardyn.closed_form.propagator import Scheme, propagator
 from ardyn.dynamics.learning import block_gradients, parameter_gradients
 from ardyn.errors import check_choice, check_positive
-from ardyn.relaxation import Solver
+from ardyn.solvers.system import Solver
 from plots.euler_equivalence import draw
 from studies.measuring.paired_t import equivalence
 from studies.problems import images as data

@@ -12,7 +12,7 @@ import xarray as xr
 import ardyn
 from ardyn import InputError, Learner, Rule
 from ardyn.errors import check_choice, check_positive
-from ardyn.relaxation import Solver
+from ardyn.solvers.system import Solver
 from plots.frozen_pass import draw
 from studies.problems import images as data
 from studies.problems import networks

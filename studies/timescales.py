@@ -22,7 +22,7 @@ from ardyn import DivergenceError, InputError, Learner, Plasticity, Rule
 from ardyn.closed_form.quasi_static import stimulus_change
 from ardyn.errors import check_choice, check_positive
 from ardyn.models import IMAGES
-from ardyn.relaxation import Solver
+from ardyn.solvers.system import Solver
 from plots.timescales import draw
 from studies.problems import images as data
 from studies.problems import networks

@@ -101,10 +101,10 @@ def test_an_ensemble_has_the_mean_field_of_each_member():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"plasticity": None}, "weights that move by the mean over stimuli, got None"),
+        ({"plasticity": None}, "plasticity must be a Plasticity, got None"),
         ({"plasticity": Plasticity(10.0)}, "weights that move by the mean over stimuli"),
         ({"plasticity": Plasticity(reduction="mean")}, "weights that move by the mean"),
-        ({"solver": ClosedForm()}, "solved by Adaptive or Fixed, got ClosedForm"),
+        ({"solver": ClosedForm()}, "needs weights that stand still"),
         ({"solver": Fixed("rk4", 100.0)}, "a step of 100 is longer than the weights' time"),
         ({"duration": 1.0}, r"window of plasticity 0.5 … 1.75 must lie in the relaxation, 0 … 1"),
         ({"duration": 0.0}, "duration must be positive"),

@@ -1,4 +1,6 @@
-"""How far activities are from gradients."""
+"""How far activities are from gradients, and when they have come near."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -37,3 +39,30 @@ def norm(x: Tensor, per_sample: bool = False) -> Tensor:
     """‖x‖ at each time; shapes as in ``relative_error``."""
     length: Tensor = torch.linalg.vector_norm(_flat(x, per_sample), dim=-1)
     return length
+
+
+def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
+    """First time after which ``error`` ≤ ``tolerance`` stays true, between recorded times.
+
+    Interpolates log error linearly; NaN where the last recorded error is still above. Where all are
+    below, it is the first recorded time, so record from t = 0 on.
+
+    Args:
+        times: [time].
+        error: relative errors, [time, …].
+
+    Returns:
+        [...], in the units of ``times``.
+    """
+    above = error > tolerance
+    last = len(times) - 1 - above.flip(0).int().argmax(0)
+    last = torch.where(above.any(0), last, -1)
+    before, after = last.clamp(min=0), (last + 1).clamp(max=len(times) - 1)
+    floor = torch.finfo(error.dtype).tiny
+    log_error = error.clamp(min=floor).log().double()
+    high, low = log_error.gather(0, before[None])[0], log_error.gather(0, after[None])[0]
+    share = ((high - math.log(tolerance)) / (high - low)).nan_to_num(0.0)
+    t = times.to(error.device)
+    crossed = torch.lerp(t[before], t[after], share)
+    crossed = torch.where(last < 0, t[0], crossed)
+    return torch.where(last == len(times) - 1, torch.nan, crossed)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ardyn.dynamics.activity import Dynamics
-from ardyn.dynamics.coupled import Coupled, Learned
+from ardyn.dynamics.coupled import Coupled
 from ardyn.dynamics.plasticity import Plasticity
+from ardyn.dynamics.windows import Learned
 from ardyn.errors import InputError
 from ardyn.network.agreement import uncut_gradients
 from ardyn.network.forward_pass import ForwardPass

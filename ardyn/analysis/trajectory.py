@@ -3,54 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from ardyn.analysis import measures as compare
-from ardyn.closed_form.convergence_time import crossing_time
-from ardyn.dynamics.coupled import Learned
-from ardyn.errors import InputError, check_positive
-from ardyn.files import written_whole
+from ardyn.analysis import measures, netcdf
+from ardyn.analysis.references import References, choose_reference
+from ardyn.dynamics.windows import Learned
+from ardyn.errors import check_positive
 from ardyn.solvers.system import samples_in
-
-
-class References(Protocol):
-    """What a trajectory is compared with; a Relaxation computes it when first asked."""
-
-    @property
-    def gradients(self) -> Mapping[str, Tensor]:
-        """∂𝓛/∂x̄ of every unit by autograd, [batch, unit]."""
-
-    @property
-    def equilibrium(self) -> Mapping[str, Tensor] | None:
-        """Where the rule's own dynamics settle, [batch, unit]; None if not known in closed form."""
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """What was relaxed, and how: rule, time constants and loss, as one would write them."""
-
-    def exact_convergence_time(
-        self, tolerance: float, reference: str, per_sample: bool
-    ) -> dict[str, Tensor]:
-        """Convergence times as roots of the closed form."""
-
-
-def choose_reference(references: References, name: str) -> Mapping[str, Tensor]:
-    """The reference of that name.
-
-    Raises:
-        InputError: an unknown name, or an equilibrium that has no closed form.
-    """
-    if name not in ("gradients", "equilibrium"):
-        raise InputError(f"unknown reference {name!r}; choose 'gradients' or 'equilibrium'")
-    found: Mapping[str, Tensor] | None = getattr(references, name)
-    if found is None:
-        raise InputError("this rule's equilibrium has no closed form; compare with 'gradients'")
-    return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,19 +83,19 @@ class Trajectory:
         ``Relaxation.moving_gradients``.
         """
         g = self.reference(reference)
-        return {u: compare.relative_error(x, g[u], per_sample) for u, x in self.activities.items()}
+        return {u: measures.relative_error(x, g[u], per_sample) for u, x in self.activities.items()}
 
     def cosine(self, reference: str = "gradients", per_sample: bool = False) -> dict[str, Tensor]:
         """Cosine between x^l and g^l of each unit, [time] or [time, batch]."""
         g = self.reference(reference)
-        return {u: compare.cosine(x, g[u], per_sample) for u, x in self.activities.items()}
+        return {u: measures.cosine(x, g[u], per_sample) for u, x in self.activities.items()}
 
     def norm_ratio(
         self, reference: str = "gradients", per_sample: bool = False
     ) -> dict[str, Tensor]:
         """‖x^l‖ / ‖g^l‖ of each unit, [time] or [time, batch]."""
         g = self.reference(reference)
-        return {u: compare.norm_ratio(x, g[u], per_sample) for u, x in self.activities.items()}
+        return {u: measures.norm_ratio(x, g[u], per_sample) for u, x in self.activities.items()}
 
     def convergence_time(
         self, tolerance: float = 1e-3, reference: str = "gradients", per_sample: bool = False
@@ -150,45 +112,16 @@ class Trajectory:
         if self.is_exact:
             return self.references.exact_convergence_time(tolerance, reference, per_sample)
         errors = self.relative_error(reference, per_sample)
-        return {unit: crossing_time(self.times, e, tolerance) for unit, e in errors.items()}
+        return {
+            unit: measures.crossing_time(self.times, e, tolerance) for unit, e in errors.items()
+        }
 
     def to_dataset(self) -> xr.Dataset:
         """Activities, BP gradients and the equilibrium as a Dataset, one variable each per unit.
 
         Weights that moved, and ψ, are in it as ``learned`` has them.
         """
-        learned = self.learned or Learned(self.times)
-        first = next(iter(self.activities.values()))
-        batch = first.shape[1] if first.ndim > 1 else 0
-        kinds: dict[str, tuple[Mapping[str, Tensor], str]] = {
-            "weight": (learned.weights, "parameter {} as it moved"),
-            "feedback": (learned.feedback, "feedback weights ψ of block {} as they moved"),
-            "activity": (self.activities, "activity x of unit {}"),
-            "trace": (self.traces, "activity trace z of unit {}"),
-            "gradient": (self.references.gradients, "backprop gradient ∂L/∂x of unit {}"),
-            "equilibrium": (self.references.equilibrium or {}, "equilibrium of the rule, unit {}"),
-        }
-        dataset = xr.Dataset(
-            {
-                f"{kind}_{unit}": _variable(kind, unit, x, long_name, batch)
-                for kind, (tensors, long_name) in kinds.items()
-                for unit, x in tensors.items()
-            },
-            coords={"time": ("time", self.times.numpy(), _TIME_ATTRIBUTES)},
-            attrs={
-                "title": "Activation relaxation: activities over time and their gradients",
-                "unit_names": list(self.units),
-                "solver": self.solver,
-                "evaluations": self.evaluations,
-            }
-            | {name: self.references.settings[name] for name in _SETTINGS},
-        )
-        if self.steady_at is not None:
-            steady = self.steady_at.double().cpu().numpy()
-            dataset["steady_at"] = ("sample", steady, {"long_name": "time found steady"})
-        if self.learned is not None:
-            dataset["record"] = ("record", learned.times.numpy(), _RECORD_ATTRIBUTES)
-        return dataset
+        return netcdf.to_dataset(self)
 
     @staticmethod
     def from_dataset(dataset: xr.Dataset) -> "Trajectory":
@@ -199,36 +132,7 @@ class Trajectory:
         Raises:
             InputError: a dataset that holds no trajectory.
         """
-        if "unit_names" not in dataset.attrs or "time" not in dataset.coords:
-            raise InputError("this dataset holds no trajectory; save one with Trajectory.save")
-        units = [str(unit) for unit in np.atleast_1d(dataset.attrs["unit_names"])]
-
-        def read(kind: str) -> dict[str, Tensor]:
-            names = [unit for unit in units if f"{kind}_{unit}" in dataset]
-            return {u: _tensor(dataset[f"{kind}_{u}"]) for u in names}
-
-        def all_of(kind: str) -> dict[str, Tensor]:
-            names = [str(each) for each in dataset.data_vars if str(each).startswith(f"{kind}_")]
-            return {name.removeprefix(f"{kind}_"): _tensor(dataset[name]) for name in names}
-
-        learned = None
-        if "record" in dataset.coords:
-            learned = Learned(_tensor(dataset["record"]), all_of("weight"), all_of("feedback"))
-        steady_at = dataset.get("steady_at")
-        return Trajectory(
-            _tensor(dataset["time"]),
-            read("activity"),
-            _Stored(
-                read("gradient"),
-                read("equilibrium") or None,
-                {name: dataset.attrs[name] for name in _SETTINGS},
-            ),
-            dataset.attrs["solver"],
-            traces=read("trace"),
-            evaluations=int(dataset.attrs["evaluations"]),
-            learned=learned,
-            steady_at=None if steady_at is None else _tensor(steady_at),
-        )
+        return Trajectory(**netcdf.fields_of(dataset))
 
     def save(self, path: str | Path) -> None:
         """Write a netCDF file, whole or not at all.
@@ -236,9 +140,7 @@ class Trajectory:
         Raises:
             InputError: a place that cannot be written.
         """
-        dataset = self.to_dataset()
-        with written_whole(path, "choose another place") as part:
-            dataset.to_netcdf(part, engine="h5netcdf")
+        netcdf.write(self.to_dataset(), path)
 
     @staticmethod
     def load(path: str | Path) -> "Trajectory":
@@ -247,53 +149,4 @@ class Trajectory:
         Raises:
             InputError: no such file, or one that holds no trajectory.
         """
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as dataset:
-                return Trajectory.from_dataset(dataset.load())
-        except OSError as error:
-            raise InputError(f"cannot read {path} ({error}); pass a file from save()") from error
-
-
-_SETTINGS = ("rule", "tau", "tau_trace", "loss", "plasticity")
-_TIME_ATTRIBUTES = {"long_name": "time since the feed-forward pass", "units": "unit of tau"}
-_RECORD_ATTRIBUTES = {"long_name": "time at which weights were kept", "units": "unit of tau"}
-_LEADING_AXES = {
-    "activity": ("time", "sample"),
-    "trace": ("time", "sample"),
-    "weight": ("record",),
-    "feedback": ("record",),
-}
-"""Dimensions by kind; of gradients and the equilibrium: the samples."""
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """References read back from a file."""
-
-    gradients: Mapping[str, Tensor]
-    equilibrium: Mapping[str, Tensor] | None
-    settings: Mapping[str, str]
-
-    def exact_convergence_time(
-        self, tolerance: float, reference: str, per_sample: bool
-    ) -> dict[str, Tensor]:
-        raise InputError("a stored trajectory has no closed form; relax it again to have the root")
-
-
-def _tensor(values: xr.DataArray) -> Tensor:
-    x = torch.tensor(values.to_numpy())
-    return torch.view_as_complex(x) if values.attrs.get("complex") else x
-
-
-def _variable(kind: str, unit: str, x: Tensor, long_name: str, batch: int) -> xr.Variable:
-    """A tensor with named axes; complex numbers as a last axis of two, and half ones as float32."""
-    lead = _LEADING_AXES.get(kind, ("sample",))
-    attributes: dict[str, object] = {"long_name": long_name.format(unit)}
-    if x.is_complex():
-        x, attributes["complex"] = torch.view_as_real(x.resolve_conj()), 1
-    if lead[-1] == "sample" and (x.ndim < len(lead) or x.shape[len(lead) - 1] != batch):
-        lead = lead[:-1]  # of another size than the batch
-    owner = f"{kind}_{unit}" if lead == ("record",) else unit
-    axes = tuple(f"{owner}_axis{i}" for i in range(x.ndim - len(lead)))
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return xr.Variable(lead + axes, x.cpu().numpy(), attributes)
+        return Trajectory.from_dataset(netcdf.read(path))

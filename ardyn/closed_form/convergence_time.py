@@ -9,14 +9,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
+from ardyn.closed_form.backward_sweep import Stack, backward_sweep, path_time_constants
 from ardyn.closed_form.propagator import propagator
-from ardyn.closed_form.solver import (
-    Stack,
-    backward_sweep,
-    check_hooks,
-    check_linear,
-    path_time_constants,
-)
+from ardyn.closed_form.solver import check_hooks, check_linear
 from ardyn.dynamics.activity import Dynamics
 from ardyn.errors import DivergenceError, check_positive
 
@@ -25,33 +20,6 @@ _Grams = list[tuple[Array, np.float64]]
 
 _STEPS_PER_TAU = 16
 _STEPS_PER_OCTAVE = 64
-
-
-def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
-    """First time after which ``error`` ≤ ``tolerance`` stays true, between recorded times.
-
-    Interpolates log error linearly; NaN where the last recorded error is still above. Where all are
-    below, it is the first recorded time, so record from t = 0 on.
-
-    Args:
-        times: [time].
-        error: relative errors, [time, …].
-
-    Returns:
-        [...], in the units of ``times``.
-    """
-    above = error > tolerance
-    last = len(times) - 1 - above.flip(0).int().argmax(0)
-    last = torch.where(above.any(0), last, -1)
-    before, after = last.clamp(min=0), (last + 1).clamp(max=len(times) - 1)
-    floor = torch.finfo(error.dtype).tiny
-    log_error = error.clamp(min=floor).log().double()
-    high, low = log_error.gather(0, before[None])[0], log_error.gather(0, after[None])[0]
-    share = ((high - np.log(tolerance)) / (high - low)).nan_to_num(0.0)
-    t = times.to(error.device)
-    crossed = torch.lerp(t[before], t[after], share)
-    crossed = torch.where(last < 0, t[0], crossed)
-    return torch.where(last == len(times) - 1, torch.nan, crossed)
 
 
 def exact_convergence_time(

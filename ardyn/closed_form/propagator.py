@@ -13,15 +13,23 @@ binomial(n, h/τ) for Euler, negative binomial for the sweep.
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ardyn.solvers.integrators import Fixed
-from ardyn.solvers.sweep import Sweep
+from ardyn.solvers.stability import Stepped
 from ardyn.solvers.system import grid
 
-Scheme = Fixed | Sweep | None
+
+class OneStep(Stepped, Protocol):
+    """A scheme whose step depends on the last state alone, such as ``Fixed`` or ``Sweep``."""
+
+    def step_matrix(self, M: Tensor, step: float) -> Tensor:
+        """What one step does to dy/dt = M y: R(hM) of a Runge–Kutta method."""
+
+
+Scheme = OneStep | None
 """How time is stepped; None is the ODE itself."""
 
 
@@ -85,29 +93,19 @@ def time_integral(tau: tuple[float, ...], start: float, end: float) -> Tensor:
     return integral
 
 
-def step_matrix(scheme: Fixed | Sweep, tau: tuple[float, ...], step: float) -> Tensor:
-    """What one step does to the error: R(hM), or (I − U)⁻¹ D for the sequential sweep."""
-    M = coupling(tau)
-    if isinstance(scheme, Fixed):
-        return scheme.step_matrix(M, step)
-    one = torch.eye(len(M), dtype=M.dtype)
-    D, U = one + step * M.diag().diag(), step * M.triu(1)
-    swept: Tensor = torch.linalg.solve_triangular(one - U, D, upper=True)
-    return swept
-
-
 def _at_nodes(
-    scheme: Fixed | Sweep, tau: tuple[float, ...], nodes: Tensor, wanted: list[int]
+    scheme: OneStep, tau: tuple[float, ...], nodes: Tensor, wanted: list[int]
 ) -> dict[int, Tensor]:
     """P at the wanted nodes of the step grid, whose last interval alone may be shorter."""
     whole = len(nodes) - 1
     last = float(nodes[-1] - nodes[-2]) if whole else 0.0
     if whole and not math.isclose(last, scheme.step, rel_tol=1e-6):
         whole -= 1
-    R = step_matrix(scheme, tau, scheme.step)
+    M = coupling(tau)
+    R = scheme.step_matrix(M, scheme.step)
     reached, power, P = 0, torch.eye(len(R), dtype=R.dtype), {}
     for node in wanted:
         power = torch.linalg.matrix_power(R, min(node, whole) - reached) @ power
         reached = min(node, whole)
-        P[node] = power if node <= whole else step_matrix(scheme, tau, last) @ power
+        P[node] = power if node <= whole else scheme.step_matrix(M, last) @ power
     return P

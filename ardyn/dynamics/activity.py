@@ -7,11 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ardyn.dynamics import plasticity
 from ardyn.dynamics.rule import Derivative, Rule
 from ardyn.network.activations import Slope, identity, scale
 from ardyn.network.forward_pass import ForwardPass
-from ardyn.network.layers import Operation
 from ardyn.network.network import Block
 from ardyn.network.watching import Cut
 from ardyn.state import State
@@ -20,6 +18,11 @@ from ardyn.state import State
 def relax(x: Tensor, drive: Tensor, tau: float) -> Tensor:
     """τ dx/dt = −x + drive (paper, Eq. 1; on a graph, Eq. 7)."""
     return (drive - x) / tau
+
+
+def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:
+    """τ_z dz/dt = x − z: the decaying trace of an activity."""
+    return (x - z) / tau
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,20 @@ class Dynamics:
         return is_linear and all(rule.is_linear for rule in self.rules.values())
 
     @property
+    def nonlinearity(self) -> str:
+        """What a closed form needs that this Rule or these time constants lack; "" if nothing."""
+        for block, rule in self.rules.items():
+            if not rule.is_linear:
+                return (
+                    f"a frozen or dropped relaxation derivative, got "
+                    f"{rule.relaxation_derivative!r} for block '{block}'"
+                )
+        tau = sorted(set(self.tau.values()))
+        if len(tau) > 1 and not self.forward_pass.network.is_chain:
+            return f"one tau where paths of several lengths meet, got {tau[0]:g} to {tau[-1]:g}"
+        return ""
+
+    @property
     def like(self) -> Tensor:
         """One of its tensors: type and device of all."""
         return next(iter(self.drive.values()))
@@ -75,7 +92,7 @@ class Dynamics:
         network = self.forward_pass.network
         wanted: set[str] = set()
         for block in reversed(network.blocks):
-            traced = self.rules[block.name].update_activity == "trace" and block.layer.learns
+            traced = self.rules[block.name].update_activity == "trace" and block.layer.names
             if traced or (block.name in wanted and not block.relaxes):
                 wanted.update(block.sources)
         return tuple(unit for unit in network.units if unit in wanted)
@@ -166,7 +183,7 @@ class Dynamics:
 
     def preactivation(self, block: Block, x: "Activities") -> Tensor:
         """a = layer(h), at these activities."""
-        if isinstance(block.layer, Operation):
+        if not block.layer.is_local:
             cut = x.repeated[block.name]
             return (cut.joins or cut).value.detach()
         return block.layer.forward(self.forward_pass.parameters, self.presynaptic(block, x))
@@ -207,7 +224,7 @@ class Dynamics:
 
     def _trace_rate(self, x: Mapping[str, Tensor], z: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tau = self.tau_trace
-        return {} if tau is None else {u: plasticity.remember(x[u], z[u], tau) for u in z}
+        return {} if tau is None else {u: remember(x[u], z[u], tau) for u in z}
 
 
 class Activities(dict[str, Tensor]):

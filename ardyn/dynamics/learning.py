@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ardyn.dynamics.activity import Dynamics
 from ardyn.network.activations import Slope
-from ardyn.network.layers import Weighted
 from ardyn.network.network import Block
 
 Changes = dict[str, dict[str, Tensor]]
@@ -50,7 +49,7 @@ def block_gradients(
     above, changes = updates(dynamics, activity, traces)
     if above:
         passed = dynamics.forward_pass
-        names = {n for name in above for n in passed.network.block[name].layer.parameters}  # type: ignore[union-attr]
+        names = {n for name in above for n in passed.network.block[name].layer.names}
         leaves = {name: passed.leaves[name] for name in sorted(names)}
         roots, starts = passed.ends(above, ())
         found = torch.autograd.grad(
@@ -130,9 +129,9 @@ def feedback_gradients(
     dynamics: Dynamics, changes: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Eq. 3, {block: gradient of its learned ψ}: the transpose of what the block's weights get."""
-    return {
-        block: layer.matrix(changes[block][layer.weight]).mT
-        for block in dynamics.feedback
-        if dynamics.rules[block].feedback == "learned"
-        and isinstance(layer := dynamics.forward_pass.network.block[block].layer, Weighted)
-    }
+    found = {}
+    for block in dynamics.feedback:
+        layer = dynamics.forward_pass.network.block[block].layer
+        if dynamics.rules[block].feedback == "learned" and layer.weight is not None:
+            found[block] = layer.matrix(changes[block][layer.weight]).mT
+    return found

@@ -1,12 +1,15 @@
-"""The slow variables: how a synapse remembers activity, and turns it into a weight change."""
+"""Plasticity: the rates of weights, biases and feedback weights (Eq. 2 and 3 in time)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from ardyn.errors import InputError, check_choice, is_number
+from ardyn.dynamics.activity import Dynamics
+from ardyn.dynamics.learning import Changes, block_gradients
+from ardyn.errors import InputError, check_choice, check_time_constant, is_number
 
 Reduction = Literal["sum", "mean"]
 ROUNDING = 1e-9
@@ -25,7 +28,7 @@ class Plasticity:
         tau_feedback: τ_ψ of the feedback weights that a Rule learns.
         weight_decay: λ_W, on weights and biases.
         feedback_decay: λ_ψ.
-        reduction: whether what the samples of a batch teach is summed, or averaged.
+        reduction: whether gradients are summed or averaged over the batch.
         window: [t_on, t_off]: when weights move; before and after they are held.
 
     Raises:
@@ -44,6 +47,29 @@ class Plasticity:
         """Whether anything does."""
         return min(self.tau_weights, self.tau_feedback) < math.inf
 
+    def changes(
+        self, dynamics: Dynamics, activity: Mapping[str, Tensor], trace: Mapping[str, Tensor]
+    ) -> Changes:
+        """Eq. 2 at these activities, {block: {parameter: gradient}}, summed over the batch.
+
+        A plasticity of your own may put another rule here; Eq. 3 takes the transpose of it.
+        """
+        return block_gradients(dynamics, activity, trace)
+
+    def weight_rate(self, W: Tensor, gradient: Tensor, share: float, span: float = 1.0) -> Tensor:
+        """dW/dt, or ΔW over a time ``span`` of which ``gradient`` is the integral.
+
+        Args:
+            share: 1, or the part of a sample in the mean over the batch.
+        """
+        return rate(W, gradient, self.tau_weights, span * self.weight_decay, share)
+
+    def feedback_rate(
+        self, psi: Tensor, gradient: Tensor, share: float, span: float = 1.0
+    ) -> Tensor:
+        """dψ/dt, likewise, with (∂𝓛/∂W)ᵀ for the gradient (Eq. 3)."""
+        return rate(psi, gradient, self.tau_feedback, span * self.feedback_decay, share)
+
     def __post_init__(self) -> None:
         check_choice("reduction", self.reduction, get_args(Reduction))
         for name in ("tau_weights", "tau_feedback"):
@@ -58,8 +84,8 @@ class Plasticity:
 
 
 def check_is_plasticity(plasticity: object) -> None:
-    """Raise InputError unless it is one."""
-    if not isinstance(plasticity, Plasticity):
+    """Raise InputError unless it has the surface of one."""
+    if isinstance(plasticity, type) or not hasattr(plasticity, "weight_rate"):
         raise InputError(
             f"plasticity must be a Plasticity, got {plasticity!r}; pass Plasticity(1000.0)"
         )
@@ -86,21 +112,10 @@ def check_window_within(window: tuple[float, float], end: float) -> None:
         )
 
 
-def check_time_constant(what: str, tau: float) -> None:
-    """Raise InputError unless τ is positive; it may be infinite."""
-    if not is_number(tau) or not tau > 0:
-        raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")
-
-
-def learn(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 1.0) -> Tensor:
+def rate(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 1.0) -> Tensor:
     """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time).
 
     ∂𝓛/∂W is ``share`` times the gradient, in one pass over it: weights are large.
     """
-    rate = gradient * (-share / tau)
-    return rate.add_(W, alpha=-decay / tau) if decay else rate
-
-
-def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:
-    """τ_z dz/dt = x − z: the decaying trace of an activity."""
-    return (x - z) / tau
+    found = gradient * (-share / tau)
+    return found.add_(W, alpha=-decay / tau) if decay else found

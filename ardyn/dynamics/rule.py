@@ -1,11 +1,13 @@
 """Rule: which of the paper's assumptions the relaxation and the weight update keep."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-from ardyn.errors import InputError, check_choice
+from ardyn.errors import InputError, check_choice, check_time_constant
+from ardyn.network.activations import identity
+from ardyn.network.network import Network
 
 Feedback = Literal["transpose", "learned", "fixed"]
 Derivative = Literal["frozen", "current", "postsynaptic", "dropped"]
@@ -95,3 +97,44 @@ def first_match(patterns: Iterable[str], block: str) -> str | None:
 
 
 _DEFAULT = Rule()
+
+
+def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> None:
+    """Raise InputError for a Rule that could change nothing in the blocks it is for."""
+    if isinstance(rule, Rule):
+        in_layers = replace(rule, output="relaxed", initial="feedforward") != Rule()
+        if in_layers and not any(each.layer.weight is not None for each in network.blocks):
+            raise InputError(
+                f"{rule} is for layers, but ardyn sees none that has a local rule: TorchScript, "
+                f"torch.vmap, autograd.grad within forward and computed weights hide them; use "
+                f"Rule(), or write the layers out"
+            )
+        return
+    for pattern, its_rule in rule.items():
+        blocks = [each for each in network.blocks if first_match(rule, each.name) == pattern]
+        derivatives = {its_rule.relaxation_derivative, its_rule.update_derivative}
+        has_weights = any(each.layer.weight is not None for each in blocks)
+        has_slopes = any(each.activation is not identity for each in blocks)
+        useless = []
+        if its_rule.feedback != "transpose" and not has_weights:
+            useless.append(("feedback weights", "a fully connected layer or a convolution"))
+        if derivatives != {"frozen"} and not has_slopes:
+            useless.append(("a derivative", "an elementwise activation that ardyn knows"))
+        for what, without in useless:
+            raise InputError(
+                f"the rule for {pattern!r} asks for {what}, but none of its blocks "
+                f"({', '.join(each.name for each in blocks)}) is or has {without}; drop it there"
+            )
+
+
+def check_tau_trace(tau_trace: float | None, rules: Iterable[Rule]) -> None:
+    """Raise InputError unless τ_z is there exactly where a Rule remembers activities."""
+    if any(each.update_activity == "trace" for each in rules):
+        if tau_trace is None:
+            raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
+        check_time_constant("tau_trace", tau_trace)
+    elif tau_trace is not None:
+        raise InputError(
+            f"tau_trace = {tau_trace} was passed, but no Rule remembers activities; drop it, or "
+            f"use Rule(update_activity='trace')"
+        )

@@ -277,7 +277,7 @@ def _agreed(
 
     And whether that holds for other batches, too.
     """
-    if not any(block.layer.learns for block in network.blocks):
+    if not any(block.layer.names for block in network.blocks):
         raise _no_path(run, watch)
     own = {id(x): x for x in (*run.parameters.values(), *tensors_in(run.arguments))}
     try:

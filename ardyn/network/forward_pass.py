@@ -13,7 +13,7 @@ from torch.func import functional_call
 from ardyn.errors import InputError
 from ardyn.network.activations import TIMES_SLOPE, Slope, identity, scale
 from ardyn.network.containers import swap_tensors, tensors_in
-from ardyn.network.layers import Operation, Parameters, weight_gradient
+from ardyn.network.layers import Parameters
 from ardyn.network.network import INPUT, Block, Network, Units
 from ardyn.network.put_back import Snapshot, Unchanged, alias, putting_back
 from ardyn.network.watching import Cut, Watch
@@ -153,7 +153,7 @@ class ForwardPass:
             v: x ⊙ f′, [entry, batch, …] or without the first axis.
             psi: feedback weights in place of Wᵀ.
         """
-        if not isinstance(block.layer, Operation):
+        if block.layer.is_local:
             v = block.layer.send_back(self.parameters, v, psi, self.below[block.name])
             return (v,) if block.reads_as_is else self._product(self._below(block), sources, v)
         return self._product(self._layer(block).value, sources, self._through(block, v))
@@ -212,9 +212,11 @@ class ForwardPass:
         slope: Callable[[Block], Slope | None],
         below: Callable[[Block], Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """Eq. 2 by the local rule of each layer, {block: {parameter: gradient}}, over the batch.
+        """Eq. 2, ∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch.
 
-        And (x ⊙ f′) of the blocks whose parameters autograd differentiates.
+        By the local rule of each layer, {block: {parameter: gradient}}; and (x ⊙ f′) of the blocks
+        whose parameters autograd differentiates. Weights descend, W ← W − lr · ∂𝓛/∂W, as x^{l+1}
+        settles on +∂𝓛/∂x^{l+1}.
 
         Args:
             above: x of each block.
@@ -223,15 +225,13 @@ class ForwardPass:
         """
         by_autograd, local = {}, {}
         for block in self.network.blocks:
-            if block.name not in above or not block.layer.learns:
+            if block.name not in above or not block.layer.names:
                 continue
-            x, f = above[block.name], slope(block)
-            if isinstance(block.layer, Operation):
-                by_autograd[block.name] = scale(x, f)
+            v = scale(above[block.name], slope(block))
+            if block.layer.is_local:
+                local[block.name] = block.layer.update(self.parameters, v, below(block))
             else:
-                local[block.name] = weight_gradient(
-                    block.layer, self.parameters, x, f, below(block)
-                )
+                by_autograd[block.name] = v
         return by_autograd, local
 
     def ends(
@@ -257,8 +257,7 @@ class ForwardPass:
         """Free pre-activations that no pull-back needs: those whose f′ is known from f(a)."""
         for block in self.network.blocks:
             cut = self.cuts[block.name]
-            is_local = not isinstance(block.layer, Operation)
-            has_slope = is_local and block.activation in TIMES_SLOPE
+            has_slope = block.layer.is_local and block.activation in TIMES_SLOPE
             if cut.joins and has_slope and cut.leaf.numel() > _LARGE:
                 nothing = cut.leaf.new_empty(0)
                 cut.joins.value = cut.joins.leaf = cut.joins.handed = cut.below = nothing
@@ -278,7 +277,7 @@ class ForwardPass:
                 "batch size; drop it"
             )
         blocks = self.network.blocks
-        if all(b.reads_as_is and not isinstance(b.layer, Operation) for b in blocks):
+        if all(b.reads_as_is and b.layer.is_local for b in blocks):
             return self._sliced(which)
         arguments = swap_tensors(self.run.arguments, lambda x: x[which])
         run = replace(self.run, arguments=arguments)
@@ -324,7 +323,7 @@ class ForwardPass:
         for unit in self.network.units:
             if unit in activity:
                 given[self.cuts[unit].index] = activity[unit]
-                if not isinstance(self.network.block[unit].layer, Operation):
+                if self.network.block[unit].layer.is_local:
                     given[self._layer(self.network.block[unit]).index] = activity[unit]
         with self.run.from_start():
             watch = self.run.watch(self.whole, given)
@@ -364,7 +363,7 @@ def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> 
         if block.activation is not identity:
             a = layer.value if cut.below is None or cut.joins else cut.below
             derivative[block.name] = Slope.at(block.activation, a, activity[block.name])
-        if not isinstance(block.layer, Operation) and layer.below is not None:
+        if block.layer.is_local and layer.below is not None:
             below[block.name] = layer.below.detach()
     leaves = {watch.name_of(key): leaf for key, leaf in watch.leaves.items()}
     sources = {source for block in network.blocks for source in block.sources}

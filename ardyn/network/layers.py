@@ -1,11 +1,11 @@
-"""The local rules of layers, forward, send back, weight update; and which calls are of one.
+"""The local rules of layers: forward, send back, weight update; and which calls are of one.
 
-A layer holds the *names* of its parameters, never their values: the values are handed in, so that
-they may move in time.
+A layer holds the *names* of its parameters, never their values: the values are arguments, so that
+they may move in time. A layer of your own needs the surface of ``LocalLayer``, and ``run_layer``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -13,20 +13,56 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import handle_torch_function, has_torch_function
 
-from ardyn.network.activations import Slope, scale
-from ardyn.stacked import Stacked, by_member, each_member
+from ardyn.ensembles import Stacked, by_member, each_member
 
 Parameters = Mapping[str, Tensor]
 
 
+class Layer:
+    """a = layer(h), with a rule of its own for what it sends back and for its weight update.
+
+    Activities are [batch, …]; what is sent back has any number of leading axes, [entry, batch, …].
+    """
+
+    weight: str | None
+    """Name of the weights that ψ can stand in for."""
+    bias: str | None
+    """Name of the biases."""
+    is_local: ClassVar[bool] = True
+    """Whether it has this rule; else autograd differentiates it at the frozen pass."""
+    is_stacked: ClassVar[bool] = False
+    """Whether its parameters are those of an ensemble, [member, …]."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all its parameters."""
+        return tuple(name for name in (self.weight, self.bias) if name is not None)
+
+    def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """a, from x = h."""
+        raise NotImplementedError
+
+    def send_back(self, parameters: Parameters, v: Tensor, psi: Tensor | None, x: Tensor) -> Tensor:
+        """v W, or v ψᵀ where there are feedback weights; x is what the layer reads."""
+        raise NotImplementedError
+
+    def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Gradients by parameter, from v = x^{l+1} ⊙ f′ and the activity below (paper, Eq. 2)."""
+        raise NotImplementedError
+
+    def matrix(self, W: Tensor) -> Tensor:
+        """W as [n_{l+1}, n_l]; ψ is shaped like its transpose."""
+        return W
+
+
 @dataclass(frozen=True)
-class Linear:
+class Linear(Layer):
     """A fully connected layer; W is [n_{l+1}, n_l], as torch stores it."""
 
     weight: str
     bias: str | None
-    learns: ClassVar[bool] = True
 
     def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
         """a = x Wᵀ + b; x is [batch, …, n_l], a is [batch, …, n_{l+1}]."""
@@ -45,22 +81,13 @@ class Linear:
         weight = {self.weight: v.mT @ x}
         return weight if self.bias is None else weight | {self.bias: v.sum(0)}
 
-    @property
-    def names(self) -> tuple[str | None, ...]:
-        """Of its parameters."""
-        return self.weight, self.bias
-
-    def matrix(self, W: Tensor) -> Tensor:
-        """W, [n_{l+1}, n_l]; ψ is shaped like its transpose."""
-        return W
-
 
 _Sizes = tuple[int, ...]
 _Geometry = tuple[_Sizes, _Sizes, _Sizes, bool, _Sizes, int]
 
 
 @dataclass(frozen=True)
-class Conv:
+class Conv(Layer):
     """A convolution, transposed or not, in one to three dimensions; padded with zeros."""
 
     weight: str
@@ -71,12 +98,6 @@ class Conv:
     is_transposed: bool
     output_padding: tuple[int, ...]
     groups: int
-    learns: ClassVar[bool] = True
-
-    @property
-    def names(self) -> tuple[str | None, ...]:
-        """Of its parameters."""
-        return self.weight, self.bias
 
     @property
     def _geometry(self) -> _Geometry:
@@ -124,27 +145,22 @@ class Conv:
 
 
 @dataclass(frozen=True)
-class PerMember:
+class PerMember(Layer):
     """The rule of a layer for every member of an ensemble: its parameters and ψ are [member, …].
 
     Activities are [member · batch, …], and so are the errors that are sent back.
     """
 
     layer: Linear | Conv
-    learns: ClassVar[bool] = True
+    is_stacked: ClassVar[bool] = True
 
     @property
-    def names(self) -> tuple[str | None, ...]:
-        """Of its parameters."""
-        return self.layer.names
-
-    @property
-    def weight(self) -> str:
+    def weight(self) -> str:  # type: ignore[override]
         """Name of the weights, [member, …]."""
         return self.layer.weight
 
     @property
-    def bias(self) -> str | None:
+    def bias(self) -> str | None:  # type: ignore[override]
         """Name of the biases, [member, …]."""
         return self.layer.bias
 
@@ -182,12 +198,11 @@ class PerMember:
 
 
 @dataclass(frozen=True)
-class PassThrough:
+class PassThrough(Layer):
     """No layer: an activation that stands alone. a = x, nothing to learn."""
 
-    weight: ClassVar[None] = None
-    names: ClassVar[tuple[str | None, ...]] = ()
-    learns: ClassVar[bool] = False
+    weight: None = field(default=None, init=False)
+    bias: None = field(default=None, init=False)
 
     def forward(self, parameters: Parameters, x: Tensor) -> Tensor:
         """a = x."""
@@ -203,44 +218,40 @@ class PassThrough:
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(Layer):
     """Anything else: autograd differentiates it at the frozen pass, whatever the Rule."""
 
     parameters: tuple[str, ...] = ()
     """Names of the parameters that it reads."""
+    weight: None = field(default=None, init=False)
+    bias: None = field(default=None, init=False)
+    is_local: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of its parameters."""
         return self.parameters
 
-    @property
-    def learns(self) -> bool:
-        """Whether it has parameters."""
-        return bool(self.parameters)
-
-
-Weighted = Linear | Conv | PerMember
-LocalLayer = Weighted | PassThrough
-Layer = LocalLayer | Operation
-
 
 def _bias(layer: Linear | Conv, parameters: Parameters) -> Tensor | None:
     return None if layer.bias is None else parameters[layer.bias]
 
 
-def weight_gradient(
-    layer: LocalLayer,
-    parameters: Parameters,
-    x_above: Tensor,
-    slope: Slope | None,
-    x_below: Tensor,
-) -> dict[str, Tensor]:
-    """∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch (paper, Eq. 2).
+def run_layer(kind: Callable[..., Layer], x: Tensor, **parameters: Tensor) -> Tensor:
+    """a = layer(x) of a layer of your own, as one call that a Relaxation recognises.
 
-    Weights descend: W ← W − lr · ∂𝓛/∂W, as x^{l+1} settles on +∂𝓛/∂x^{l+1}.
+    To be called in a module's ``forward``, with its parameters by the fields of the layer:
+    ``run_layer(MyLayer, x, weight=self.weight)``.
+
+    Args:
+        kind: makes the layer from the names of its parameters, a subclass of ``Layer``.
+
+    Raises:
+        InputError: where it is relaxed, if its rule does not give autograd's gradients.
     """
-    return layer.update(parameters, scale(x_above, slope), x_below)
+    if has_torch_function((x,)):
+        return handle_torch_function(run_layer, (x,), kind, x, **parameters)
+    return kind(**{name: name for name in parameters}).forward(parameters, x)
 
 
 _CONVOLUTIONS: Mapping[Any, bool] = {
@@ -252,7 +263,7 @@ _CONVOLUTIONS: Mapping[Any, bool] = {
     torch.conv_transpose3d: True,
 }
 """Whether each is transposed."""
-LAYERS = frozenset({functional.linear, each_member, *_CONVOLUTIONS})
+LAYERS = frozenset({functional.linear, each_member, run_layer, *_CONVOLUTIONS})
 """Calls that may be of a layer with a local rule."""
 _SHARED = ("input", "weight", "bias", "stride", "padding")
 _ARGUMENTS: Mapping[bool, tuple[str, ...]] = {
@@ -265,7 +276,7 @@ Name = Callable[[object], str | None]
 
 def called_layer(
     function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: Name
-) -> tuple[Weighted, Tensor] | None:
+) -> tuple[Layer, Tensor] | None:
     """The fully connected layer or convolution that a torch call applies, and to what.
 
     None for other calls, and where a local rule would not be what autograd does: a weight that is
@@ -273,6 +284,10 @@ def called_layer(
     """
     if function is each_member:
         return _called_stack(args, name)
+    if function is run_layer:
+        kind, x = args
+        names = {field: name(p) for field, p in kwargs.items()}
+        return None if None in names.values() else (kind(**names), x)
     if function is functional.linear and len(args) == 3:
         return _called_linear(*args, name)
     is_transposed = _CONVOLUTIONS.get(function, False)
@@ -289,7 +304,7 @@ def called_layer(
     return None if layer is None or x.ndim != W.ndim else (layer, x)
 
 
-def layer_of(module: nn.Module, name: str) -> Weighted | None:
+def layer_of(module: nn.Module, name: str) -> Layer | None:
     """The layer that a module of torch's applies, by its settings; ``name`` is the module's own."""
     if isinstance(module, Stacked):
         layer = layer_of(module.one, name)
@@ -322,7 +337,7 @@ def _convolution(
 
 def _called_linear(
     x: Tensor, W: Tensor, b: Tensor | None, name: Name
-) -> tuple[Weighted, Tensor] | None:
+) -> tuple[Layer, Tensor] | None:
     weight, bias = name(W), None if b is None else name(b)
     if weight is None or (bias is None and b is not None) or W.ndim != 2:
         return None
@@ -331,7 +346,7 @@ def _called_linear(
     return Linear(weight, bias), x
 
 
-def _called_stack(args: tuple[Any, ...], name: Name) -> tuple[Weighted, Tensor] | None:
+def _called_stack(args: tuple[Any, ...], name: Name) -> tuple[Layer, Tensor] | None:
     """The layer that an ensemble applies for each of its members."""
     module, *inputs = args
     W = name(getattr(module, "weight", None))

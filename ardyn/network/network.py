@@ -77,7 +77,7 @@ class Network:
         """The same without local rules: every block as autograd differentiates it."""
 
         def plain(block: Block) -> Block:
-            layer = Operation(tuple(name for name in block.layer.names if name is not None))
+            layer = Operation(block.layer.names)
             return replace(block, layer=layer, activation=identity, reads_as_is=False)
 
         return replace(self, blocks=tuple(map(plain, self.blocks)))

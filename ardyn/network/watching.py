@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
+from ardyn.ensembles import each_member
 from ardyn.network.activations import Activation, argument, called_activation, identity
 from ardyn.network.containers import swap_tensors, tensors_in
 from ardyn.network.layers import LAYERS, Layer, Operation, PassThrough, called_layer
 from ardyn.network.network import Block, Units
 from ardyn.network.put_back import alias
-from ardyn.stacked import each_member
 
 # fmt: off
 _QUERIES = frozenset({
@@ -258,9 +258,8 @@ class Watch(TorchFunctionMode):
         """A layer with a local rule."""
         inputs = self._inputs.get(id(x), _NO_INPUTS)
         token = (func, layer, self._token(x))
-        for name in (layer.weight, layer.bias):  # type: ignore[union-attr]
-            if name is not None:
-                self.reached(self.parameters[name])
+        for name in layer.names:
+            self.reached(self.parameters[name])
         known = self.given.get(len(self.cuts))
         out = func(*args, **kwargs) if known is None else torch.empty_like(known)
         self._record(token, [out])
@@ -272,7 +271,7 @@ class Watch(TorchFunctionMode):
         """An elementwise activation: of a layer, or a unit of its own."""
         (x,) = self.reading
         joins = self._handed.get(id(x))
-        if joins and (x._version or not joins.relaxes or isinstance(joins.layer, PassThrough)):
+        if joins and (x._version or not joins.relaxes or not joins.layer.names):
             joins = None
         inputs, _, is_smooth, _ = self._look_at([x])
         in_place = _written(func, func.__name__, args, kwargs) is not None
@@ -546,7 +545,7 @@ class Watch(TorchFunctionMode):
             below = [self.cuts[i].name for i in sorted(reached.cuts)]
             fed = sorted({*layer.inputs, *(name for name in below if name in self.fed)})
             rule = layer.layer
-            if isinstance(rule, Operation):
+            if not rule.is_local:
                 rule = Operation(tuple(sorted(map(self.name_of, reached.leaves))))
             sources = (*fed, *(name for name in below if name not in self.fed))
             as_is = layer.reads_as_is

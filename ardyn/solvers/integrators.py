@@ -15,7 +15,9 @@ from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdi
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ardyn.errors import InputError, check_choice, check_positive
-from ardyn.solvers.system import Separable, Solution, SteadyState, System, Watch, grid
+from ardyn.solvers.monitor import StepMonitor
+from ardyn.solvers.stability import check_stable, check_tolerance
+from ardyn.solvers.system import Separable, Solution, Stop, System, grid
 
 FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
 """Methods of one constant step that the installed torchdiffeq has."""
@@ -61,7 +63,7 @@ class Adaptive:
         check_positive("atol", self.atol, such_as=1e-9)
         _check_options(self.method, self.options)
 
-    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+    def solve(self, system: System, times: Tensor, stop: Stop | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
         if not self.per_sample:
             return self._integrate(system, times, stop)
@@ -77,14 +79,20 @@ class Adaptive:
             None if stop is None else torch.cat([each.steady_at for each in alone]),  # type: ignore[misc]
         )
 
-    def check_can_stop(self) -> None:
-        """Raise InputError if torchdiffeq leaves the steps to others, who ask nobody."""
-        if not _takes_callbacks(self.method):
+    def check(self, system: System, stop: Stop | None = None) -> None:
+        """Raise InputError for a tolerance, samples or a stop that this method cannot serve."""
+        check_tolerance(self.rtol, system.initial().tensors()[0].dtype)
+        if self.per_sample and not isinstance(system, Separable):
             raise InputError(
-                f"'{self.method}' cannot stop at a steady state; use 'dopri5' or a fixed step"
+                "samples that move the same weights cannot be solved alone; drop per_sample"
+            )
+        if stop is not None and not _takes_callbacks(self.method):
+            raise InputError(
+                f"'{self.method}' delegates stepping to SciPy, which has no step callback, so that "
+                f"it cannot stop at a steady state; use 'dopri5' or a fixed step"
             )
 
-    def _integrate(self, system: System, times: Tensor, stop: SteadyState | None) -> Solution:
+    def _integrate(self, system: System, times: Tensor, stop: Stop | None) -> Solution:
         options = dict(self.options)
         if _takes_callbacks(self.method):
             options.setdefault("step_t", times[-1:])
@@ -124,10 +132,19 @@ class Fixed:
                 raise InputError(f"option {name!r} is ardyn's to set; use step={self.step:g} alone")
         _check_options(self.method, self.options)
 
-    def solve(self, system: System, times: Tensor, stop: SteadyState | None = None) -> Solution:
+    def check(self, system: System, stop: Stop | None = None) -> None:
+        """Raise InputError for a step that is unstable."""
+        check_stable(self, system.time_constants)
+
+    def solve(self, system: System, times: Tensor, stop: Stop | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
         options = self._own_options | {"grid_constructor": self._grid}
         return _integrate(system, times, stop, self.method, options)
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"'{self.method}'"
 
     @property
     def _own_options(self) -> dict[str, Any]:
@@ -177,29 +194,29 @@ class Fixed:
 def _integrate(
     system: System,
     times: Tensor,
-    stop: SteadyState | None,
+    stop: Stop | None,
     method: str,
     options: dict[str, Any],
     **tolerances: float,
 ) -> Solution:
     """One call of torchdiffeq from t = 0, with its failures told in ardyn's words."""
-    watch = Watch(system, stop)
-    watched: Callable[..., Any] = watch
+    monitor = StepMonitor(system, stop)
+    monitored: Callable[..., Any] = monitor
     if not _takes_callbacks(method):
-        watched = watch.__call__  # torchdiffeq warns of callbacks that a method would ignore
-    initial = watch.names.tensors()
+        monitored = monitor.__call__  # torchdiffeq warns of callbacks that a method would ignore
+    initial = monitor.names.tensors()
     from_zero = times if times[0] == 0 else torch.cat([times.new_zeros(1), times])
     from_zero = from_zero.to(initial[0].device)
     try:
-        solution = _odeint(watched, initial, from_zero, method, options, **tolerances)
+        solution = _odeint(monitored, initial, from_zero, method, options, **tolerances)
     except AssertionError as error:
-        raise watch.stuck(method, str(error)) from error
-    record = watch.names.with_tensors([x[-len(times) :] for x in solution])
+        raise monitor.stuck(method, str(error)) from error
+    record = monitor.names.with_tensors([x[-len(times) :] for x in solution])
     if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
-        raise watch.divergence(record, f"after {watch.clock(watch.last_time)}")
+        raise monitor.divergence(record, f"after {monitor.clock(monitor.last_time)}")
     if _takes_callbacks(method):
-        watch.callback_step(times[-1], tuple(x[-1] for x in solution))
-    return Solution(record, watch.evaluations, watch.steady_at)
+        monitor.callback_step(times[-1], tuple(x[-1] for x in solution))
+    return Solution(record, monitor.evaluations, monitor.steady_at)
 
 
 def _takes_callbacks(method: str) -> bool:

@@ -2,12 +2,15 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ardyn.errors import check_positive
-from ardyn.solvers.system import Layered, Solution, SteadyState, Watch, grid
+from ardyn.errors import InputError, check_positive
+from ardyn.solvers.monitor import StepMonitor
+from ardyn.solvers.stability import check_stable
+from ardyn.solvers.system import Layered, Solution, Stop, System, grid
 from ardyn.state import State
 
 
@@ -22,32 +25,53 @@ class Sweep:
     """
 
     step: float = 0.1
+    name: ClassVar[str] = "the sweep"
+    """In messages."""
 
     def __post_init__(self) -> None:
         check_positive("the step", self.step, such_as=0.1)
+
+    def check(self, system: System, stop: Stop | None = None) -> None:
+        """Raise InputError for a system without layers, or a step that is unstable."""
+        if not isinstance(system, Layered):
+            raise InputError(
+                f"{self} needs a system that can be swept unit by unit, got "
+                f"{type(system).__name__}; use Fixed('euler', step={self.step:g})"
+            )
+        check_stable(self, system.time_constants)
+
+    def step_matrix(self, M: Tensor, step: float) -> Tensor:
+        """(I − U)⁻¹ D with D = diag(1 + h M_ll), U = h M_{l,l+1}: one sweep of dy/dt = M y.
+
+        M is upper bidiagonal, so that each unit sees the updated one above it.
+        """
+        one = torch.eye(len(M), dtype=M.dtype)
+        D, U = one + step * M.diag().diag(), step * M.triu(1)
+        swept: Tensor = torch.linalg.solve_triangular(one - U, D, upper=True)
+        return swept
 
     def growth(self, step_over_tau: float) -> float:
         """|1 − h/τ|: the factor by which one sweep multiplies a decaying activity."""
         return abs(1 - step_over_tau)
 
-    def solve(self, system: Layered, times: Tensor, stop: SteadyState | None = None) -> Solution:
+    def solve(self, system: Layered, times: Tensor, stop: Stop | None = None) -> Solution:
         """Sweep from t = 0, recording at ``times``, linearly interpolated between sweeps."""
-        watch = Watch(system, stop)
+        monitor = StepMonitor(system, stop)
         state = system.initial()
         record = state.with_tensors([x.new_empty(len(times), *x.shape) for x in state.tensors()])
         nodes = grid(float(times[-1]), self.step)
         due = torch.searchsorted(times, nodes).tolist()
         for k, (start, end) in enumerate(itertools.pairwise(nodes.tolist())):
-            watch.callback_step(start, state.tensors())
+            monitor.callback_step(start, state.tensors())
             last = state
-            if not watch.is_held:
+            if not monitor.is_held:
                 state = system.sweep(last, end - start)
-                watch.evaluations += 1
+                monitor.evaluations += 1
             for i in range(due[k], due[k + 1]):
                 _write(record, i, last, state, (float(times[i]) - start) / (end - start))
-        watch.callback_step(float(times[-1]), state.tensors())
+        monitor.callback_step(float(times[-1]), state.tensors())
         _write(record, len(times) - 1, state, state, 1.0)
-        return Solution(record, watch.evaluations, watch.steady_at)
+        return Solution(record, monitor.evaluations, monitor.steady_at)
 
 
 def _write(record: State, i: int, before: State, after: State, share: float) -> None:

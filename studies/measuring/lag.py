@@ -17,12 +17,13 @@ import ardyn
 from ardyn import Plasticity, Rule
 from ardyn.analysis.measures import relative_error
 from ardyn.errors import DivergenceError
+from ardyn.solvers.system import Solver
 from studies.measuring.trajectories import by_layer
 from studies.running.checkpoints import Checkpoints
 
 RECORDS = 60
 """Times after the start at which weights are kept, and gradients computed from them."""
-Stepping = ardyn.Adaptive | ardyn.Fixed | ardyn.Sweep
+Stepping = Solver
 
 
 class Taus(NamedTuple):

@@ -10,10 +10,9 @@ from scipy.special import gammainccinv
 from torch import Tensor, nn
 
 import ardyn
-from ardyn.analysis.measures import cosine, norm, norm_ratio, relative_error
-from ardyn.closed_form.convergence_time import crossing_time
+from ardyn.analysis.measures import cosine, crossing_time, norm, norm_ratio, relative_error
 from ardyn.network.network import Units
-from ardyn.relaxation import Solver
+from ardyn.solvers.system import Solver
 
 LEVELS = 7
 """Steps or tolerances per solver in the work–precision measurement."""

@@ -8,7 +8,7 @@ import ardyn
 from ardyn import ClosedForm, InputError, Rule
 from ardyn.dynamics.rule import Output
 from ardyn.errors import check_choice, check_positive
-from ardyn.relaxation import Solver
+from ardyn.solvers.system import Solver
 from ardyn.training import Method
 from studies.problems import images as data
 

@@ -7,7 +7,7 @@ from scipy.special import gammainc, gammaincc, gammainccinv
 
 import ardyn
 from ardyn import Adaptive, InputError, Rule
-from ardyn.closed_form.convergence_time import crossing_time
+from ardyn.analysis.measures import crossing_time
 from tests.oracles.problems import (
     Problem,
     chain,

@@ -8,7 +8,7 @@ from scipy.linalg import expm
 from scipy.stats import binom, nbinom, poisson
 
 from ardyn import FIXED_METHODS, Fixed, Sweep
-from ardyn.closed_form.propagator import coupling, propagator, step_matrix
+from ardyn.closed_form.propagator import coupling, propagator
 from tests.oracles.problems import ONE_STEP_METHODS, difference
 
 Array = NDArray[np.float64]
@@ -118,7 +118,7 @@ def test_a_step_is_the_stability_polynomial(method):
     z = 0.3 * by_hand(UNEQUAL)
     powers = [np.linalg.matrix_power(z, k) for k in range(5)]
     truth = sum(c * power for c, power in zip(STABILITY_POLYNOMIALS[method], powers, strict=False))
-    assert difference(step_matrix(Fixed(method, 0.3), UNEQUAL, 0.3), truth) < 1e-14
+    assert difference(Fixed(method, 0.3).step_matrix(coupling(UNEQUAL), 0.3), truth) < 1e-14
 
 
 def test_every_one_step_method_has_its_polynomial_here():
@@ -135,12 +135,12 @@ def test_a_sweep_passes_on_what_the_unit_above_has_just_become():
             above = e[i + 1] if i + 1 < n else 0.0
             e[i] = e[i] + h / UNEQUAL[i] * (above - e[i])
         columns.append(e)
-    assert difference(step_matrix(Sweep(h), UNEQUAL, h), np.array(columns).T) < 1e-14
+    assert difference(Sweep(h).step_matrix(coupling(UNEQUAL), h), np.array(columns).T) < 1e-14
 
 
 @pytest.mark.parametrize("scheme", [*map(Fixed, ONE_STEP_METHODS), Sweep()])
 def test_steps_follow_each_other(scheme):
-    R = step_matrix(scheme, UNEQUAL, 0.1).cpu().numpy()
+    R = scheme.step_matrix(coupling(UNEQUAL), 0.1).cpu().numpy()
     P = at(scheme, UNEQUAL, 0.0, 0.1, 0.3, 2.0)
     for found, steps in zip(P, [0, 1, 3, 20], strict=True):
         assert difference(found, np.linalg.matrix_power(R, steps)) < 1e-13
@@ -154,12 +154,12 @@ def test_between_steps_the_state_is_interpolated(scheme):
 
 @pytest.mark.parametrize("scheme", [Fixed("rk4", 0.25), Sweep(0.25)])
 def test_the_last_step_is_shortened(scheme):
-    whole = np.linalg.matrix_power(step_matrix(scheme, UNEQUAL, 0.25).cpu().numpy(), 2)
-    truth = step_matrix(scheme, UNEQUAL, 0.1).cpu().numpy() @ whole
+    whole = np.linalg.matrix_power(scheme.step_matrix(coupling(UNEQUAL), 0.25).cpu().numpy(), 2)
+    truth = scheme.step_matrix(coupling(UNEQUAL), 0.1).cpu().numpy() @ whole
     assert difference(at(scheme, UNEQUAL, 0.6)[0], truth) < 1e-13
 
 
 @pytest.mark.parametrize("scheme", [Fixed("euler", 3.0), Sweep(3.0)])
 def test_a_step_longer_than_the_relaxation_is_cut_to_it(scheme):
-    truth = step_matrix(scheme, UNEQUAL, 0.2)
+    truth = scheme.step_matrix(coupling(UNEQUAL), 0.2)
     assert difference(at(scheme, UNEQUAL, 0.2)[0], truth) < 1e-14

@@ -19,7 +19,7 @@ from ardyn import (
     SteadyState,
     Sweep,
 )
-from ardyn.dynamics import coupled as coupled_module
+from ardyn.dynamics import windows
 from ardyn.network.activations import scale
 from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS
 from tests.oracles.brute_force import Chain
@@ -261,7 +261,7 @@ def test_what_is_recorded_at_once_does_not_change_what_is_found(monkeypatch):
     sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.7, 2.2)))
     times = [0.0, 0.3, 0.9, 1.1, 2.2, 2.7, 3.0]
     whole = sim.solve(times, TIGHT, weights_every=2)
-    monkeypatch.setattr(coupled_module, "AT_ONCE", 1)
+    monkeypatch.setattr(windows, "AT_ONCE", 1)
     pieces = sim.solve(times, TIGHT, weights_every=2)
     assert_same(states(pieces), states(whole), 1e-9)
     assert whole.learned is not None
@@ -432,7 +432,7 @@ def test_what_requires_no_gradient_does_not_move():
 
 def test_what_is_recorded_changes_no_step(monkeypatch):
     sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.55, 3.0)))
-    monkeypatch.setattr(coupled_module, "AT_ONCE", 1)
+    monkeypatch.setattr(windows, "AT_ONCE", 1)
     solver = Fixed("euler", 0.1)
     often = sim.solve([0.03 * k for k in range(1, 101)], solver)
     once = sim.solve([3.0], solver)

@@ -1,0 +1,122 @@
+"""What is monitored of a solver's steps: divergence, steady states, the number of evaluations."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ardyn.errors import DivergenceError, check_positive
+from ardyn.solvers.system import Stop, System, samples_in
+from ardyn.state import State
+
+
+@dataclass(frozen=True)
+class SteadyState:
+    """Stop once ‖dx/dt‖ ≤ tolerance · ‖x‖ for every unit of every sample, or at the last time.
+
+    Checked at the start of each step, at the cost of one evaluation; from then on the state is
+    held. Samples are checked one by one, so that a slow one cannot hide behind the rest; where
+    units have no batch size in common, all samples as one.
+
+    Args:
+        tolerance: relative rate, in 1/time.
+    """
+
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_positive("the steady-state tolerance", self.tolerance, such_as=1e-6)
+
+    def is_reached(self, state: State, rate: State) -> Tensor:
+        """Whether each sample is steady, [batch]."""
+        fast = ((each.activity, each.trace) for each in (state, rate))
+        pairs = list(zip(*([*x.values(), *z.values()] for x, z in fast), strict=True))
+        size = samples_in(x for x, _ in pairs)
+        steady = [_norm(dx, size) <= self.tolerance * _norm(x, size) for x, dx in pairs]
+        return torch.stack(steady).all(0)
+
+
+def _norm(x: Tensor, samples: int) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x.reshape(samples, -1), dim=1)
+    return norm
+
+
+class StepMonitor:
+    """The right-hand side, instrumented.
+
+    Counts evaluations, checks at each step that the state is finite, and holds a steady state.
+    """
+
+    def __init__(self, system: System, stop: Stop | None) -> None:
+        self.system = system
+        self.stop = stop
+        self.names = system.initial()
+        self.evaluations = 0
+        self.is_held = False
+        self.last_time, self.last_state = 0.0, self.names
+        self.steady_at = None
+        if stop is not None:
+            fast = [*self.names.activity.values(), *self.names.trace.values()]
+            count = samples_in(fast)
+            self.steady_at = fast[0].new_full((count,), torch.nan, dtype=torch.float64)
+
+    def __call__(self, t: Tensor | float, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.is_held:
+            return tuple(torch.zeros_like(x) for x in tensors)
+        self.evaluations += 1
+        return self.system(t, self.names.with_tensors(tensors)).tensors()
+
+    def callback_step(
+        self, t: Tensor | float, tensors: tuple[Tensor, ...], dt: object = None
+    ) -> None:
+        """Called at the start of each step; torchdiffeq knows it by this name."""
+        if not math.isfinite(float(sum(x.sum() for x in tensors))):
+            raise self.divergence(self.names.with_tensors(tensors), f"by {self.clock(float(t))}")
+        self.last_time, self.last_state = float(t), self.names.with_tensors(tensors)
+        if self.stop is None or self.steady_at is None or self.is_held:
+            return
+        state = self.names.with_tensors(tensors)
+        steady = self.stop.is_reached(state, self.names.with_tensors(self(t, tensors)))
+        self.steady_at[steady & self.steady_at.isnan()] = float(t)
+        self.steady_at[~steady] = torch.nan
+        self.is_held = bool(steady.all())
+
+    def clock(self, t: float) -> str:
+        """A solver's time in the time of the relaxation."""
+        return f"t = {self.system.since + t:.4g}"
+
+    def stuck(self, method: str, reason: str) -> DivergenceError:
+        """The error for an adaptive method that gave up: when, and where it moves fastest."""
+        rate = self.system(self.last_time, self.last_state).named()
+        fastest = {name: float(dx.abs().max().nan_to_num(math.inf)) for name, dx in rate.items()}
+        name = max(fastest, key=lambda each: fastest[each])
+        dtype = str(rate[name].dtype).removeprefix("torch.")
+        limit = f"no step that {dtype} resolves keeps the tolerances"
+        if "max_num_steps" in reason:
+            limit = "it took max_num_steps between two recorded times"
+        return DivergenceError(
+            f"'{method}' cannot go beyond {self.clock(self.last_time)}, where {name} changes at a "
+            f"rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"
+        )
+
+    def divergence(self, state: State, when: str) -> DivergenceError:
+        """The error that says when and where a solution was lost."""
+        for unit, x in state.activity.items():
+            bad = ~torch.isfinite(x)
+            if bad.any():
+                axis = x.ndim - self.names.activity[unit].ndim
+                of = f" of sample {int(bad.nonzero()[0, axis])}" if axis < x.ndim else ""
+                return DivergenceError(
+                    f"the relaxation left the finite numbers {when}, first seen in unit '{unit}'"
+                    f"{of}; use a shorter step, or an adaptive method"
+                )
+        for name, x in state.named().items():
+            if not torch.isfinite(x).all():
+                return DivergenceError(
+                    f"{name} left the finite numbers {when}; use a shorter step, an adaptive "
+                    f"method, or a longer time constant"
+                )
+        return DivergenceError(
+            f"the relaxation overflowed {when}; scale the inputs, the weights or the loss down"
+        )
