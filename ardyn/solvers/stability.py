@@ -32,10 +32,10 @@ def check_stable(scheme: Stepped, time_constants: Mapping[str, float]) -> None:
     if ratio < 1e-9:  # so short that rounding hides the decay; the number of steps is checked
         return
     if _growth(scheme, min(ratio, 1e6)) >= 1:
-        bound = _stability_bound(scheme, ratio)
+        bound, name = _stability_bound(scheme, ratio), getattr(scheme, "name", scheme)
         raise InputError(
             f"a step of {scheme.step:g} is {ratio:.3g} times τ = {shortest:g} of unit '{unit}', "
-            f"and {getattr(scheme, 'name', scheme)} is unstable from h/τ ≥ {bound:.4g}; use a step below "
+            f"and {name} is unstable from h/τ ≥ {bound:.4g}; use a step below "
             f"{bound * shortest:.4g}"
         )
 
