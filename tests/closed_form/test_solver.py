@@ -254,9 +254,7 @@ def test_a_multistep_scheme_is_refused(method):
 
 @pytest.mark.parametrize("of", [Adaptive("dopri5"), "euler", 0.1, ClosedForm()])
 def test_what_is_no_scheme_is_refused(of):
-    with pytest.raises(
-        InputError, match="takes a one-step scheme such as Fixed or Sweep"
-    ):
+    with pytest.raises(InputError, match="takes a one-step scheme such as Fixed or Sweep"):
         ClosedForm(of)
 
 

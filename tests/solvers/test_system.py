@@ -195,7 +195,5 @@ def test_a_sample_that_becomes_unsteady_again_is_not_called_steady():
 
 
 def test_a_method_that_cannot_stop_is_refused():
-    with pytest.raises(
-        InputError, match=r"'scipy_solver' delegates.*cannot stop.*'dopri5'"
-    ):
+    with pytest.raises(InputError, match=r"'scipy_solver' delegates.*cannot stop.*'dopri5'"):
         problem().relaxation().solve([1.0], Adaptive("scipy_solver"), stop=SteadyState())
