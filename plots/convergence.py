@@ -8,16 +8,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots.common import lag as following
-from plots.common import panels as layers
-from plots.common import style
+from plots.common import lag, panels, style
 from plots.common.command_line import main
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw every figure of a run into its folder."""
     paths = []
-    figures = FIGURES | (following.FIGURES if "bp_error" in results else {})
+    figures = FIGURES | (lag.FIGURES if "bp_error" in results else {})
     for name, figure_of in figures.items():
         figure = figure_of(results)
         paths += style.save(figure, folder, name)
@@ -27,9 +25,9 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
 
 def activities(results: xr.Dataset) -> Figure:
     """Activity trajectories of some neurons against their BP gradients, layer by layer."""
-    figure, panels = layers.panels(results, rows=results.tau_x.values)
+    figure, grid = panels.layer_grid(results, rows=results.tau_x.values)
     looks = style.of(results.solver.values)
-    for tau, row in zip(results.tau_x.values, panels, strict=True):
+    for tau, row in zip(results.tau_x.values, grid, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             here = results.sel(tau_x=tau, layer=layer)
             for n, colour in zip(here.neuron, style.COLOURS * len(here.neuron), strict=False):
@@ -38,7 +36,7 @@ def activities(results: xr.Dataset) -> Figure:
                     x = here.activity.sel(solver=solver).isel(neuron=n)
                     axes.plot(results.time, x, color=colour, ls=look["linestyle"], lw=1.2)
         row[0].set_ylabel(f"$\\tau$ = {tau:g}\nactivity $x$")
-    layers.label_columns(results, panels, layers.TIME)
+    panels.label_columns(results, grid, panels.TIME)
     solvers = [
         Line2D([], [], color="k", ls=look["linestyle"], label=name) for name, look in looks.items()
     ]
@@ -54,24 +52,24 @@ def activities(results: xr.Dataset) -> Figure:
 
 def relative_error(results: xr.Dataset) -> Figure:
     """Relative error over time per layer, with the convergence times marked."""
-    figure, panels = layers.panels(results, rows=results.tau_x.values, share_y="all")
+    figure, grid = panels.layer_grid(results, rows=results.tau_x.values, share_y="all")
     tolerance = results.attrs["tolerance"]
-    for tau, row in zip(results.tau_x.values, panels, strict=True):
+    for tau, row in zip(results.tau_x.values, grid, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             here = results.sel(tau_x=tau, layer=layer)
             for solver, look in style.of(results.solver.values).items():
                 curve = here.sel(solver=solver)
-                error = layers.positive(curve.relative_error)
+                error = panels.positive(curve.relative_error)
                 axes.semilogy(results.time, error, **style.line(look))
                 axes.plot(curve.convergence_time, tolerance, ms=5, **style.dots(look))
                 axes.plot([], [], label=solver, ms=5, mfc="none", **look)
             axes.axhline(tolerance, color="k", lw=0.7, ls=":", label="tolerance")
             axes.set_xlim(0, float(results.time[-1]))
         row[0].set_ylabel(f"$\\tau$ = {tau:g}\n$\\|x - g\\| / \\|g\\|$")
-    layers.label_columns(results, panels, layers.TIME)
+    panels.label_columns(results, grid, panels.TIME)
     # float64 has no more to say below.
-    panels[0, 0].set_ylim(bottom=max(panels[0, 0].get_ylim()[0], 1e-16))
-    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    grid[0, 0].set_ylim(bottom=max(grid[0, 0].get_ylim()[0], 1e-16))
+    style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
     style.title(figure, f"Relative error to the {_goal(results)}\nmarkers: convergence time")
     return figure
 
@@ -80,16 +78,16 @@ def direction_and_length(results: xr.Dataset) -> Figure:
     """Cosine and norm ratio over time: the two halves of an error."""
     tau = results.tau_x.values[0]
     names = {"cosine": "cosine of $x$ and $g$", "norm_ratio": "$\\|x\\| / \\|g\\|$"}
-    figure, panels = layers.panels(results, rows=names, share_y="row")
-    for (name, label), row in zip(names.items(), panels, strict=True):
+    figure, grid = panels.layer_grid(results, rows=names, share_y="row")
+    for (name, label), row in zip(names.items(), grid, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             for solver, look in style.of(results.solver.values).items():
                 curve = results[name].sel(tau_x=tau, layer=layer, solver=solver)
                 axes.plot(results.time, curve, label=solver, **style.line(look))
             axes.axhline(1, color="k", lw=0.7, ls=":")
         row[0].set_ylabel(label)
-    layers.label_columns(results, panels, layers.TIME)
-    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    panels.label_columns(results, grid, panels.TIME)
+    style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
     style.title(figure, f"Direction and length beside the {_goal(results)}, $\\tau$ = {tau:g}")
     return figure
 
@@ -99,8 +97,8 @@ def work_precision(results: xr.Dataset) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
     for solver, look in style.of(results.solver.values).items():
         here = results.sel(solver=solver)
-        error = layers.positive(here.work_error)
-        left.loglog(layers.positive(here.work_evaluations), error, ms=4, **look)
+        error = panels.positive(here.work_error)
+        left.loglog(panels.positive(here.work_evaluations), error, ms=4, **look)
         right.loglog(here.work_wall_time * 1e3, error, label=solver, ms=4, **look)
     left.set_xlabel("evaluations of the right-hand side (exact: none)")
     right.set_xlabel("wall time [ms]")
@@ -132,7 +130,7 @@ def depth(results: xr.Dataset) -> Figure:
     )
     axes.set_xscale("log", base=2)
     axes.set_xticks(results.depth.values, [str(each) for each in results.depth.values])
-    layers.log_axis(axes, "y")
+    panels.log_axis(axes, "y")
     axes.set_xlabel(results.attrs["depth_of"])
     axes.set_ylabel(f"time to {results.attrs['tolerance']:g} relative error [$\\tau$]")
     style.legend_below(figure, axes.get_legend_handles_labels()[0])
@@ -142,8 +140,8 @@ def depth(results: xr.Dataset) -> Figure:
 
 def time_constant(results: xr.Dataset) -> Figure:
     """Convergence time against τ, measured and predicted, layer by layer."""
-    figure, panels = layers.panels(results, rows=["time"], share_y="all")
-    for layer, axes in zip(results.layer.values, panels[0], strict=True):
+    figure, grid = panels.layer_grid(results, rows=["time"], share_y="all")
+    for layer, axes in zip(results.layer.values, grid[0], strict=True):
         here = results.sel(layer=layer)
         if "predicted_time" in here:
             axes.plot(results.tau_x, here.predicted_time, "k.-", lw=1, label="predicted (root)")
@@ -151,12 +149,12 @@ def time_constant(results: xr.Dataset) -> Figure:
             reached = here.convergence_time.sel(solver=solver)
             axes.plot(results.tau_x, reached, label=solver, **style.dots(look))
         axes.axhline(float(results.time[-1]), color="k", lw=0.7, ls=":", label="duration")
-        layers.log_axis(axes, "x")
-        layers.log_axis(axes, "y")
+        panels.log_axis(axes, "x")
+        panels.log_axis(axes, "y")
         axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
-    panels[0, 0].set_ylabel("convergence time\n[same unit as $\\tau$]")
-    layers.label_columns(results, panels, "time constant $\\tau$\n[your unit of time]")
-    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    grid[0, 0].set_ylabel("convergence time\n[same unit as $\\tau$]")
+    panels.label_columns(results, grid, "time constant $\\tau$\n[your unit of time]")
+    style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
     style.title(
         figure, f"Time to {results.attrs['tolerance']:g} relative error to the {_goal(results)}"
     )

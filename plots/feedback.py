@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from plots.common import style
 from plots.common.command_line import main
-from plots.common.learning_curves import curves, draw_accuracy, seeds
+from plots.common.learning_curves import curves, draw_accuracy
+from plots.common.run_results import seeds
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from plots.common import style
 from plots.common.command_line import main
-from plots.common.learning_curves import draw_accuracy, seeds, standard_error
+from plots.common.learning_curves import draw_accuracy
+from plots.common.run_results import seeds, standard_error
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:

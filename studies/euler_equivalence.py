@@ -1,8 +1,8 @@
-"""How equivalent is the paper's Euler scheme to the ODE that it stands for?
+"""How close is the paper's Euler scheme to the ODE that it discretises?
 
-Three answers: the weights that each scheme gives to pulled-back errors, as distributions; errors of
-the state and of the gradient, predicted by the closed form and measured by stepping, on a network
-before and while it learns; and whether training differs, paired over seeds.
+Three comparisons: the weights that each scheme assigns to pulled-back errors, as distributions;
+errors of the state and of the gradient, predicted by the closed form and measured by stepping, on a
+network before and during training; and test accuracy after training, paired over seeds.
 """
 
 import itertools
@@ -26,78 +26,70 @@ from ardyn.errors import check_choice, check_positive
 from ardyn.solvers.system import Solver
 from plots.euler_equivalence import draw
 from studies.measuring.paired_t import equivalence
-from studies.problems import images as data
-from studies.problems import networks
-from studies.running import training_variables as training_results
+from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
+from studies.running.flags import HiddenLayers, check_distinct, check_positive_settings
 from studies.running.run_folder import RunFolder
-from studies.running.training_variables import described
-from studies.training.loop import learn, learner
-from studies.training.settings import Condition, Training, check_hidden
+from studies.running.variables import described_training, training_summary
+from studies.training.loop import make_learner, train_conditions
+from studies.training.settings import Condition, Training
 
 SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
 PAPER = (0.1, 100)
 """Step and iterations of the paper."""
 CHAIN = 400
-"""Units of the chain on which weights are compared: longer than errors travel in ``LONGEST``."""
+"""Units of the chain on which weights are compared; errors do not reach its end in ``LONGEST``."""
 LONGEST = 200.0
-"""Units of τ: relaxations longer than that are not compared."""
+"""Maximum duration of a relaxation that is compared, in units of τ."""
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(HiddenLayers, Training):
     """What is compared, and how; times are in units of τ."""
 
     schemes: tuple[str, ...] = SCHEMES
-    """Schemes to compare with the ODE: one-step methods of torchdiffeq, and sweep, the authors'."""
+    """Schemes to compare with the ODE: one-step methods of torchdiffeq, and the authors' sweep."""
     steps: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 1.95)
-    """Steps h in units of τ."""
+    """Steps h to compare."""
     iterations: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-    """Numbers of steps n; a relaxation lasts n h."""
+    """Numbers of steps n to compare; the duration of a relaxation is n h."""
     stages: tuple[int, ...] = (0, 1, 5)
     """Epochs of training after which states and gradients are compared."""
     trained_with: tuple[str, ...] = ("exact", "euler", "sweep")
-    """Schemes to train with, at the configuration's step; the others are paired with the first."""
+    """Schemes to train with, with the step --step; each is compared with the first."""
     margin: float = 0.5
     """Margin of the equivalence test, in points of test accuracy."""
-    hidden: tuple[int, ...] = (300, 300, 100)
-    """Neurons of the hidden layers (paper: 300 300 100)."""
     probe_size: int = 64
     """Training samples on which states and gradients are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_hidden(self.hidden)
-        for name in ("schemes", "steps", "iterations", "stages", "trained_with"):
-            values = getattr(self, name)
-            least = 2 if name in ("steps", "iterations") else 1
-            if len(values) < least or len(set(values)) < len(values):
-                raise InputError(
-                    f"{name.replace('_', '-')} needs {least} or more different values, got "
-                    f"{list(values)}; give each once"
-                )
+        self.check_hidden()
+        for name in ("schemes", "stages", "trained_with"):
+            check_distinct(name, getattr(self, name))
+        for name in ("steps", "iterations"):
+            check_distinct(name, getattr(self, name), least=2)
         for name in self.schemes:
             check_choice("scheme", name, SCHEMES)
         for name in self.trained_with:
             check_choice("scheme to train with", name, ("exact", *SCHEMES))
         for value in (*self.steps, *self.iterations):
             check_positive("a step or a number of iterations", value)
-        for name in ("margin", "probe_size"):
-            check_positive(name.replace("_", "-"), getattr(self, name))
+        check_positive_settings(self, "margin", "probe_size")
         if min(self.stages) < 0 or max(self.stages) > self.epochs:
             raise InputError(
                 f"stages must lie in 0 … {self.epochs}, the epochs, got {list(self.stages)}; use "
-                f"such as 0 1"
+                f"values such as 0 1"
             )
 
 
-def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     """Compare weights, states and gradients, and training.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
-        DivergenceError: the numbers were lost in some epoch and batch.
+        DivergenceError: training diverged.
     """
     make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {
@@ -105,7 +97,7 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
         for name in config.trained_with
     }
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    trained = learn(config, conditions, make, sets, checkpoints)
+    trained = train_conditions(config, conditions, make, sets, checkpoints)
     found = xr.merge(
         [
             trained,
@@ -115,22 +107,22 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
         ],
         join="exact",
     )
-    return described(found, "euler_equivalence", config, sets.checksum, conditions)
+    return described_training(found, "euler_equivalence", config, sets.checksum)
 
 
 def scheme_named(name: str, step: float) -> Fixed | Sweep:
-    """A scheme that has a closed form."""
+    """A scheme by its name; each of ``SCHEMES`` has a closed form."""
     solver = ardyn.solver_named(name, step)
     assert isinstance(solver, (Fixed, Sweep))
     return solver
 
 
 def weights(config: Config) -> xr.Dataset:
-    """How far a scheme's weights are from the ODE's, which are Poisson(t / τ), at the same time.
+    """Distance of each scheme's weights to the ODE's, which are Poisson(t / τ), at the same time.
 
     Returns:
         "distance": ½ Σ_k |P_k(scheme) − P_k(ODE)|, the total variation, [scheme, step, iterations],
-        NaN for h > τ, where weights are no probabilities;
+        NaN for h > τ, where some weights are negative and so not probabilities;
         "weight": P_k at the paper's step and number of iterations, [weighted_by, lag].
     """
     grid: dict[str, list[Any]] = {"scheme": list(config.schemes), "step": list(config.steps)}
@@ -161,7 +153,7 @@ def total_variation(scheme: Scheme, time: float) -> float:
 
 
 def _weights(scheme: Scheme, time: float) -> Tensor:
-    """P_k: the weight of an error that comes from k units further up, one τ, [k]."""
+    """P_k, the weight of an error that originates k units further up, for equal τ, [k]."""
     return propagator(scheme, (1.0,) * CHAIN, torch.tensor([time], dtype=torch.float64))[0, 0]
 
 
@@ -169,32 +161,32 @@ def _is_stable(name: str, step: float) -> bool:
     return scheme_named(name, step).growth(step) < 1
 
 
-def _stages(config: Config, make: networks.Make, sets: data.Sets) -> xr.Dataset:
-    """Errors on the first seed's network, before and while it learns by the first scheme."""
+def _stages(config: Config, make: networks.Make, sets: images.Sets) -> xr.Dataset:
+    """Errors on the first seed's network, before and during training with the first scheme."""
     alone = replace(config, seeds=config.seeds[:1])
     first = Condition("stages", scheme=config.trained_with[0])
-    student = learner(alone, first, make)
+    learner = make_learner(alone, first, make)
     train = sets.to(torch.device(config.device)).train
     rows = []
     with tqdm(total=len(config.stages), desc="stages", unit="stage") as progress:
         for epoch in range(max(config.stages) + 1):
             for batch in ardyn.batches(len(train.inputs), config.batch_size, alone.seeds, epoch):
                 if epoch:
-                    student.step(train.inputs[batch], train.targets[batch])
+                    learner.step(train.inputs[batch], train.targets[batch])
             if epoch in config.stages:
-                rows.append(errors(config, ardyn.member(student.model, 0), train))
+                rows.append(errors(config, ardyn.member(learner.model, 0), train))
                 progress.update()
     return xr.concat(rows, pd.Index(sorted(config.stages), name="stage"))
 
 
-def errors(config: Config, model: nn.Module, train: data.Data) -> xr.Dataset:
-    """How far schemes leave a network's state and gradients from the ODE's, and from backprop's.
+def errors(config: Config, model: nn.Module, train: images.Data) -> xr.Dataset:
+    """Distance of each scheme's final state and gradients to the ODE's, and to backprop's.
 
     Returns:
         "state_error", "gradient_error": ‖· − ·_ODE‖ / ‖·_ODE‖ after the duration, of the worst
         layer, and of all weights and biases together, [how, scheme, step], predicted by the closed
-        form and measured by stepping; "bp_error": the gradients' distance to backprop's, likewise
-        relative, predicted, [scheme, step, iterations].
+        form and measured by stepping; "bp_error": relative distance of the gradients to backprop's,
+        predicted, [scheme, step, iterations]. NaN where a scheme is unstable.
     """
     model = model.double()
     x, t = (each[: config.probe_size].double() for each in (train.inputs, train.targets))
@@ -233,7 +225,7 @@ def errors(config: Config, model: nn.Module, train: data.Data) -> xr.Dataset:
 def _final(
     sim: ardyn.Relaxation, solver: Solver, time: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Activities at that time, and the gradients that they teach."""
+    """Activities at that time, and the gradients of weights and biases computed from them."""
     final = sim.solve([time], solver)
     state = {unit: final[unit][-1] for unit in final.units}
     return state, parameter_gradients(block_gradients(sim.dynamics, state, {}))
@@ -255,7 +247,7 @@ def _empty(coordinates: Mapping[str, list[Any]]) -> xr.DataArray:
 
 def summary(results: xr.Dataset) -> str:
     """Distances at the paper's setting, accuracies, and their differences."""
-    lines = [training_results.summary(results), ""]
+    lines = [training_summary(results), ""]
     step, n = PAPER
     config = json.loads(results.attrs["config"])
     if step in results.step and n in results.iterations and config["duration"] == step * n:

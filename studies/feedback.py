@@ -1,7 +1,7 @@
-"""What do feedback weights ψ learn, and what do they teach? (paper, Eq. 3)
+"""Do learned feedback weights ψ align with Wᵀ, and AR gradients with BP gradients? (paper, Eq. 3)
 
 Trains the paper's MLP with Wᵀ, and with learned and fixed ψ in its place, each with and without the
-nonlinear derivative f′, and follows the angles between ψ and Wᵀ, and between AR and BP gradients.
+nonlinear derivative f′, and measures the angles between ψ and Wᵀ, and between AR and BP gradients.
 """
 
 from collections.abc import Mapping
@@ -12,22 +12,20 @@ import xarray as xr
 from torch import Tensor
 
 from ardyn import Learner, Rule
-from ardyn.errors import check_positive
 from plots.feedback import draw
-from studies.problems import images as data
-from studies.problems import networks
+from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
+from studies.running.flags import HiddenLayers, check_positive_settings
 from studies.running.run_folder import RunFolder
-from studies.running.training_variables import described, summary
+from studies.running.variables import described_training, training_summary
 from studies.training.angles import feedback_angles, gradient_angles
-from studies.training.loop import learn
+from studies.training.loop import train_conditions
 from studies.training.settings import (
     DROPPED,
     Condition,
     SchemeTraining,
     check_conditions,
-    check_hidden,
 )
 
 CONDITIONS = {
@@ -41,41 +39,42 @@ CONDITIONS = {
 
 
 @dataclass(frozen=True)
-class Config(SchemeTraining):
+class Config(HiddenLayers, SchemeTraining):
     """What is trained, and how; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
-    """Which of: feedback through Wᵀ (transpose), through ψ that is learned by Eq. 3, or through
-    random ψ that is fixed; each also without the derivative (-drop)."""
-    hidden: tuple[int, ...] = (300, 300, 100)
-    """Neurons of the hidden layers (paper: 300 300 100)."""
+    """Conditions to train in: feedback through Wᵀ (transpose), through ψ learned by Eq. 3
+    (learned), or through fixed random ψ (fixed); each also without the nonlinear
+    derivative (-drop)."""
     probe_size: int = 512
     """Training samples on which AR and BP gradients are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_conditions(self.conditions, CONDITIONS)
-        check_hidden(self.hidden)
-        check_positive("probe-size", self.probe_size, 512)
+        self.check_hidden()
+        check_positive_settings(self, "probe_size")
 
 
-def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
-    """Train in every condition, with every seed, and take the angles after every epoch.
+def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
+    """Train in every condition, with every seed, and measure the angles after every epoch.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
-        DivergenceError: the numbers were lost in some epoch and batch.
+        DivergenceError: training diverged.
     """
     make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
     sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
-    probe = partial(angles, inputs=sample[0], targets=sample[1])
-    results = learn(config, conditions, make, sets, checkpoints, probe)
-    return described(results, "feedback", config, sets.checksum, conditions)
+    probe = partial(measured_angles, inputs=sample[0], targets=sample[1])
+    results = train_conditions(config, conditions, make, sets, checkpoints, probe)
+    return described_training(results, "feedback", config, sets.checksum)
 
 
-def angles(learner: Learner, inputs: Tensor, targets: Tensor) -> Mapping[str, xr.DataArray]:
+def measured_angles(
+    learner: Learner, inputs: Tensor, targets: Tensor
+) -> Mapping[str, xr.DataArray]:
     """Both angles, of every layer and seed."""
     return {
         "gradient_angle": gradient_angles(learner, inputs, targets),
@@ -84,4 +83,4 @@ def angles(learner: Learner, inputs: Tensor, targets: Tensor) -> Mapping[str, xr
 
 
 if __name__ == "__main__":
-    main("feedback", Config, run, summary, draw, __doc__, both_sets)
+    main("feedback", Config, run, training_summary, draw, __doc__, both_sets)

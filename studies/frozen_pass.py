@@ -1,7 +1,7 @@
-"""How far does learning need the frozen feed-forward pass? (paper, Fig. 1 and 3)
+"""Which quantities must stay frozen at the feed-forward pass for AR to learn? (paper, Fig. 1, 3)
 
 Trains the paper's MLP by backprop, by activation relaxation, and by relaxations that use current
-activities where the paper's Eq. 1 and 2 have frozen ones.
+activities where the paper's Eq. 1 and 2 have those of the feed-forward pass.
 """
 
 from dataclasses import dataclass
@@ -10,24 +10,23 @@ import numpy as np
 import xarray as xr
 
 import ardyn
-from ardyn import InputError, Learner, Rule
-from ardyn.errors import check_choice, check_positive
+from ardyn import Learner, Rule
+from ardyn.errors import check_choice
 from ardyn.solvers.system import Solver
 from plots.frozen_pass import draw
-from studies.problems import images as data
-from studies.problems import networks
+from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
+from studies.running.flags import HiddenLayers, check_positive_settings, check_time_constants
 from studies.running.run_folder import RunFolder
-from studies.running.training_variables import described, summary
+from studies.running.variables import described_training, training_summary
 from studies.training.angles import gradient_angles
-from studies.training.loop import learn
+from studies.training.loop import train_conditions
 from studies.training.settings import (
     Condition,
     Rules,
     SchemeTraining,
     check_conditions,
-    check_hidden,
 )
 
 CONDITIONS = {
@@ -41,42 +40,35 @@ CONDITIONS = {
     ),
     "c": Condition("(c) current activity in the update", rule=Rule(update_activity="current")),
 }
-
-
 TRACE = Rule(update_activity="trace")
 
 
 @dataclass(frozen=True)
-class Config(SchemeTraining):
+class Config(HiddenLayers, SchemeTraining):
     """What is trained, and how; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
-    """Which of: bp (backprop); ar (all frozen, the paper's baseline); f′ at the current activity in
-    (a) the relaxation, (b) the weight update, a+b both; (c) the current activity itself in the
-    weight update."""
+    """Conditions to train in: bp (backprop); ar (all frozen, the paper's baseline); f′ at the
+    current activity in the relaxation (a), in the weight update (b), or in both (a+b); the current
+    activity itself in the weight update (c)."""
     tau_z: tuple[float, ...] = ()
-    """Also conditions whose weight update reads a trace of the activity, τ_z dz/dt = x − z, in
-    units of τ: between the current activity (c, τ_z = 0) and the frozen one (ar, τ_z = ∞)."""
+    """Time constants of further conditions, in which the weight update reads a trace of the
+    activity, τ_z dz/dt = x − z; between the current activity (c, τ_z = 0) and the frozen one (ar,
+    τ_z = ∞)."""
     nonlinear_scheme: str = "rk4"
-    """The scheme of a and a+b, where f′ is taken at the current activities: no closed form."""
+    """Scheme of conditions a and a+b, in which f′ depends on x, so that there is no closed form."""
     nonlinear_step: float = 1.0
-    """Its step h, in units of τ. rk4 with h = 1 costs 40 evaluations in 10 τ, and is nearer to the
-    ODE than the paper's 100 Euler steps."""
-    hidden: tuple[int, ...] = (300, 300, 100)
-    """Neurons of the hidden layers (paper: 300 300 100)."""
+    """Step h of the nonlinear scheme. rk4 with h = 1 takes 40 evaluations in 10 τ, and is closer to
+    the ODE than the paper's 100 Euler steps."""
     probe_size: int = 512
     """Training samples on which AR and BP gradients are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_conditions(self.conditions, CONDITIONS)
-        if len(set(self.tau_z)) < len(self.tau_z):
-            raise InputError(f"tau-z must be different, got {list(self.tau_z)}; give each once")
-        for tau in self.tau_z:
-            check_positive("tau-z", tau, 10)
-        check_hidden(self.hidden)
-        check_positive("probe-size", self.probe_size, 512)
-        check_positive("nonlinear-step", self.nonlinear_step)
+        check_time_constants("tau_z", self.tau_z, such_as=10)
+        self.check_hidden()
+        check_positive_settings(self, "probe_size", "nonlinear_step")
         check_choice("nonlinear-scheme", self.nonlinear_scheme, ardyn.SOLVER_NAMES)
 
     def solver(self, rule: Rules, scheme: str) -> Solver:
@@ -86,12 +78,12 @@ class Config(SchemeTraining):
         return super().solver(rule, scheme)
 
 
-def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     """Train in every condition, with every seed.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
-        DivergenceError: the numbers were lost in some epoch and batch.
+        DivergenceError: training diverged.
     """
     make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {name: CONDITIONS[name] for name in config.conditions} | {
@@ -104,12 +96,12 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
     def probe(learner: Learner) -> dict[str, xr.DataArray]:
         return {"gradient_angle": gradient_angles(learner, *sample)}
 
-    results = learn(config, conditions, make, sets, checkpoints, probe)
+    results = train_conditions(config, conditions, make, sets, checkpoints, probe)
     tau = {"bp": np.nan, "ar": np.inf, "c": 0.0}
     tau_z = [each.tau_trace or tau.get(name, np.nan) for name, each in conditions.items()]
     results = results.assign_coords(tau_z=("condition", tau_z))
-    return described(results, "frozen_pass", config, sets.checksum, conditions)
+    return described_training(results, "frozen_pass", config, sets.checksum)
 
 
 if __name__ == "__main__":
-    main("frozen_pass", Config, run, summary, draw, __doc__, both_sets)
+    main("frozen_pass", Config, run, training_summary, draw, __doc__, both_sets)

@@ -11,13 +11,12 @@ import xarray as xr
 from ardyn import Rule
 from ardyn.models import Variant
 from plots.scalability import draw
-from studies.problems import images as data
-from studies.problems import networks
+from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
 from studies.running.run_folder import RunFolder
-from studies.running.training_variables import described, summary
-from studies.training.loop import learn
+from studies.running.variables import described_training, training_summary
+from studies.training.loop import train_conditions
 from studies.training.settings import DROPPED, Condition, SchemeTraining, check_conditions
 
 LEARNED = Rule(feedback="learned")
@@ -42,30 +41,31 @@ class Config(SchemeTraining):
     """What is trained, and how; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(name for name in CONDITIONS if name != "bp")
-    """Which of: bp (backprop); ar (the paper's default); learned feedback weights psi-fc on the
-    fully connected layers, psi-conv on the convolutions, psi on both; the nonlinear derivative
-    dropped from Eq. 1 and 2: drop-fc, drop-conv, drop; psi+drop for all of it."""
+    """Conditions to train in: bp (backprop); ar (the paper's default); learned feedback weights on
+    the fully connected layers (psi-fc), on the convolutions (psi-conv), or on both (psi); the
+    nonlinear derivative dropped from Eq. 1 and 2, likewise (drop-fc, drop-conv, drop); both
+    simplifications on all layers (psi+drop)."""
     variant: Variant = "paper"
-    """The paper's network (32 and 64 filters), or the smaller one that the authors' code runs."""
+    """The network of the paper (32 and 64 filters), or the smaller one of the authors' code."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_conditions(self.conditions, CONDITIONS)
 
 
-def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     """Train in every condition, with every seed.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
-        DivergenceError: the numbers were lost in some epoch and batch.
+        DivergenceError: training diverged.
     """
     make = networks.cnn_for(config.dataset, config.variant)
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    results = learn(config, conditions, make, sets, checkpoints)
-    return described(results, "scalability", config, sets.checksum, conditions)
+    results = train_conditions(config, conditions, make, sets, checkpoints)
+    return described_training(results, "scalability", config, sets.checksum)
 
 
 if __name__ == "__main__":
-    main("scalability", Config, run, summary, draw, __doc__, both_sets)
+    main("scalability", Config, run, training_summary, draw, __doc__, both_sets)

@@ -1,15 +1,16 @@
-"""How far apart must the time scales of activity and of plasticity be for learning to work?
+"""How well must the time scales of activity and of plasticity be separated for learning to work?
 
-Weights move while activities relax, τ_W dW/dt = −∂𝓛/∂W, during a window of each stimulus. Compares
-the weight change of one stimulus with the backprop step, and what a stream of stimuli teaches, over
-τ_W, τ_ψ and the window; beside the quasi-static prediction, in which weights wait for the end.
+Weights change while activities relax, τ_W dW/dt = −∂𝓛/∂W, during a window of each stimulus.
+Compares the weight change of one stimulus with the backprop step, and measures test accuracy after
+a stream of stimuli, over τ_W, τ_ψ and the window; both are also predicted in the quasi-static
+limit, in which weights change only at the end of each stimulus.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice, product, starmap
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,82 +21,62 @@ from tqdm import tqdm
 import ardyn
 from ardyn import DivergenceError, InputError, Learner, Plasticity, Rule
 from ardyn.closed_form.quasi_static import stimulus_change
-from ardyn.errors import check_choice, check_positive
+from ardyn.errors import check_choice
 from ardyn.models import IMAGES
 from ardyn.solvers.system import Solver
 from plots.timescales import draw
-from studies.problems import images as data
-from studies.problems import networks
+from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
+from studies.running.flags import (
+    SolvedOnce,
+    check_distinct,
+    check_positive_settings,
+    check_time_constants,
+)
 from studies.running.run_folder import RunFolder, check_device
-from studies.running.training_variables import described
+from studies.running.variables import described_training
 from studies.training.angles import feedback_angles
 
-_POSITIVE = {"duration": 10, "rtol": 1e-4, "atol": 1e-7, "step": 0.1}
-LOST = 100
-"""A network whose loss has grown so many times has lost what it could learn."""
-_COUNTS = {"batch_size": 64, "stimuli": 100}
+DIVERGED = 100
+"""Training counts as diverged when the loss has grown by this factor."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """What learns, and how fast; times are in units of the activities' τ."""
+class Config(SolvedOnce):
+    """What is plastic, and how fast; times are in units of the activities' τ."""
 
     tau_w: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
     """Time constants τ_W of weights and biases, two or more."""
     tau_psi: tuple[float, ...] = ()
-    """Time constants τ_ψ of feedback weights that learn in time too (Eq. 3), from random ones on;
-    where none is given, Wᵀ sends activity back."""
+    """Time constants τ_ψ of plastic feedback weights (Eq. 3), random at the start; by default the
+    feedback weights are Wᵀ."""
     window: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)
-    """When plasticity begins, as a share of the stimulus, two or more: 0 is always on; it lasts to
-    the end."""
+    """Onsets of plasticity, as fractions of the stimulus, two or more; plasticity lasts to the end
+    of the stimulus. With 0 it is always on."""
     duration: float = 10.0
-    """Length T of a stimulus."""
+    """Duration T of a stimulus."""
     stimuli: int = 100
-    """Stimuli in a stream, a batch each."""
-    dataset: data.DatasetName = "digits"
-    """Images and their labels: digits is bundled; the others are read from --data-dir."""
+    """Stimuli in a stream, each a batch whose updates are averaged."""
     depth: int = 3
-    """Layers of the network, of 64 tanh neurons each but for the last; W ~ N(0, 1 / inputs)."""
-    batch_size: int = 64
-    """Samples per stimulus; what they teach is averaged."""
+    """Layers of the network, of 64 tanh neurons each except the last; W ~ N(0, 1 / inputs)."""
     solver: str = "dopri5"
     """Any torchdiffeq method, or sweep."""
-    step: float = 0.1
-    """Step of a solver of constant step."""
     rtol: float = 1e-4
-    """Relative tolerance of an adaptive solver."""
     atol: float = 1e-7
-    """Absolute tolerance of an adaptive solver."""
-    seed: int = 0
-    """Seed of the weights, and of the order of the samples."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Floating-point type."""
-    device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, …"""
 
     def __post_init__(self) -> None:
-        for name in ("tau_w", "tau_psi"):
-            for tau in getattr(self, name):
-                check_positive(name.replace("_", "-"), tau, 1000)
+        super().__post_init__()
+        check_time_constants("tau_w", self.tau_w, least=2)
+        check_time_constants("tau_psi", self.tau_psi)
+        check_distinct("window", self.window, least=2)
         for share in self.window:
             if not 0 <= share < 1:
-                raise InputError(f"window must lie in 0 … 1, the stimulus, got {share}; use 0.9")
-        for name, least in {"tau_w": 2, "tau_psi": 0, "window": 2}.items():
-            values = getattr(self, name)
-            if len(values) < least or len(set(values)) < len(values):
-                raise InputError(
-                    f"{name.replace('_', '-')} needs {least} or more values, for a map, "
-                    f"each once, got {list(values)}; pass as many that differ"
-                )
-        for name, such_as in (_POSITIVE | _COUNTS).items():
-            check_positive(name.replace("_", "-"), getattr(self, name), such_as)
+                raise InputError(f"window must lie in 0 … 1, below 1, got {share}; use 0.9")
+        check_positive_settings(self, "stimuli")
         check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n != "exact"])
         if self.depth < 2:
-            raise InputError(f"depth must be 2 or more layers, got {self.depth}; use such as 3")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must lie in 0 … 2⁶³ − 1, got {self.seed}; use one such as 0")
+            raise InputError(f"depth must be 2 or more layers, got {self.depth}; use 3")
 
     @property
     def rule(self) -> Rule:
@@ -104,22 +85,22 @@ class Config:
 
     @property
     def cells(self) -> list["Cell"]:
-        """Every combination; Wᵀ in ψ's place counts as a ψ that never learns."""
+        """Every combination; feedback through Wᵀ has τ_ψ = ∞."""
         return list(starmap(Cell, product(self.tau_w, self.tau_psi or (math.inf,), self.window)))
 
     @property
-    def how(self) -> Solver:
+    def ode_solver(self) -> Solver:
         """The solver."""
         return ardyn.solver_named(self.solver, self.step, self.rtol, self.atol)
 
 
 class Cell(NamedTuple):
-    """A place on the map."""
+    """One combination of time constants and window: a cell of the maps."""
 
     tau_w: float
     tau_psi: float
     window: float
-    """When plasticity begins, as a share of the stimulus."""
+    """Onset of plasticity, as a fraction of the stimulus."""
 
     def plasticity(self, duration: float) -> Plasticity:
         """Its time constants and window."""
@@ -131,7 +112,7 @@ class Cell(NamedTuple):
         return f"τ_W {self.tau_w:g}{psi}, from {self.window:g} T"
 
 
-def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
+def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     """One stimulus and a stream of them, for every τ_W, τ_ψ and window.
 
     Raises:
@@ -154,16 +135,16 @@ def run(config: Config, sets: data.Sets, folder: RunFolder) -> xr.Dataset:
                 checkpoints.save("cells", {"cells": found})
                 progress.update()
     measured = _grid(config, [found[repr(cell)] for cell in config.cells])
-    return described(measured, "timescales", config, sets.checksum)
+    return described_training(measured, "timescales", config, sets.checksum)
 
 
 def _measures(
-    config: Config, sets: data.Sets, batch: tuple[Tensor, Tensor], cell: Cell
+    config: Config, sets: images.Sets, batch: tuple[Tensor, Tensor], cell: Cell
 ) -> dict[str, float]:
-    """All measures in one cell, coupled and as predicted; NaN where learning was lost."""
+    """All measures of one cell, of the coupled ODE and predicted; NaN where training diverged."""
     coupled, predicted = (
-        one_stimulus(config, batch, cell, waits) | stream(config, sets, cell, waits)
-        for waits in (False, True)
+        one_stimulus(config, batch, cell, is_limit) | stream(config, sets, cell, is_limit)
+        for is_limit in (False, True)
     )
     return coupled | {f"quasi_static_{name}": value for name, value in predicted.items()}
 
@@ -172,14 +153,14 @@ def one_stimulus(
     config: Config, batch: tuple[Tensor, Tensor], cell: Cell, is_quasi_static: bool = False
 ) -> dict[str, float]:
     """Cosine and norm ratio of the change of all weights to the backprop step of the same rate."""
-    student = _student(config, cell)
-    before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
+    learner = _make_learner(config, cell)
+    before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
     try:
-        _live(student, batch, is_quasi_static)
+        _solve_stimulus(learner, batch, is_quasi_static)
     except DivergenceError:
         return {"cosine": math.nan, "norm_ratio": math.nan}
-    change = _flat({n: p.detach() - before[n] for n, p in student.model.named_parameters()})
-    model = _student(config, cell).model
+    change = _flat({n: p.detach() - before[n] for n, p in learner.model.named_parameters()})
+    model = _make_learner(config, cell).model
     ardyn.backprop(model, *batch)
     rate = (1 - cell.window) * config.duration / cell.tau_w / len(batch[0])
     step = _flat({n: -rate * p.grad for n, p in model.named_parameters() if p.grad is not None})
@@ -190,64 +171,64 @@ def one_stimulus(
 
 
 def stream(
-    config: Config, sets: data.Sets, cell: Cell, is_quasi_static: bool = False
+    config: Config, sets: images.Sets, cell: Cell, is_quasi_static: bool = False
 ) -> dict[str, float]:
     """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ.
 
-    NaN where learning was lost: numbers that are not finite, or a loss ``LOST`` times as large as
-    at the start.
+    NaN where training diverged: numbers that are not finite, or a loss ``DIVERGED`` times as large
+    as at the start.
     """
-    lost = {"loss": math.nan, "accuracy": math.nan, "angle": math.nan}
-    student = _student(config, cell)
-    start = float(ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)[0][0])
+    diverged = {"loss": math.nan, "accuracy": math.nan, "angle": math.nan}
+    learner = _make_learner(config, cell)
+    start = float(ardyn.evaluate(learner.model, sets.test.inputs, sets.test.targets)[0][0])
     train = sets.train
     try:
-        for rows in islice(_endless(config, train), config.stimuli):
+        for rows in islice(_batches(config, train), config.stimuli):
             batch = train.inputs[rows], train.targets[rows]
-            _live(student, batch, is_quasi_static)
-            if not _is_finite(student.model):
-                return lost
+            _solve_stimulus(learner, batch, is_quasi_static)
+            if not _is_finite(learner.model):
+                return diverged
     except DivergenceError:
-        return lost
-    loss, accuracy = ardyn.evaluate(student.model, sets.test.inputs, sets.test.targets)
-    if not float(loss[0]) < LOST * start:
-        return lost
+        return diverged
+    loss, accuracy = ardyn.evaluate(learner.model, sets.test.inputs, sets.test.targets)
+    if not float(loss[0]) < DIVERGED * start:
+        return diverged
     return {
         "loss": float(loss[0]),
         "accuracy": 100 * float(accuracy[0]),
-        "angle": float(feedback_angles(student).mean()),
+        "angle": float(feedback_angles(learner).mean()),
     }
 
 
 def _check(config: Config, cell: Cell, batch: tuple[Tensor, Tensor]) -> None:
     """Raise InputError for a cell that the solver cannot integrate."""
-    student = _student(config, cell)
+    learner = _make_learner(config, cell)
     sim = ardyn.Relaxation(
-        student.model,
+        learner.model,
         *batch,
-        rule=student.rule,
-        feedback=student.feedback,
-        plasticity=student.plasticity,
+        rule=learner.rule,
+        feedback=learner.feedback,
+        plasticity=learner.plasticity,
     )
-    sim.check(student.solver, end=student.duration)
+    sim.check(learner.solver, end=learner.duration)
 
 
-def _live(student: Learner, batch: tuple[Tensor, Tensor], is_quasi_static: bool) -> None:
-    """One stimulus; in the quasi-static limit weights are changed at its end."""
+def _solve_stimulus(learner: Learner, batch: tuple[Tensor, Tensor], is_quasi_static: bool) -> None:
+    """Solve one stimulus with plastic weights; in the quasi-static limit they change at its end."""
     if not is_quasi_static:
-        student.step(*batch)
+        learner.step(*batch)
         return
-    assert student.plasticity is not None
-    sim = ardyn.Relaxation(student.model, *batch, rule=student.rule, feedback=student.feedback)
+    assert learner.plasticity is not None
+    sim = ardyn.Relaxation(learner.model, *batch, rule=learner.rule, feedback=learner.feedback)
     with torch.no_grad():
-        change = stimulus_change(sim.dynamics, student.plasticity, student.duration)
-        for name, p in student.model.named_parameters():
+        change = stimulus_change(sim.dynamics, learner.plasticity, learner.duration)
+        for name, p in learner.model.named_parameters():
             p.add_(change.weights[name])
-        for block, psi in student.feedback_items:
+        for block, psi in learner.feedback_items:
             psi.add_(change.feedback[block])
 
 
-def _student(config: Config, cell: Cell) -> Learner:
+def _make_learner(config: Config, cell: Cell) -> Learner:
     generator = torch.Generator().manual_seed(config.seed)
     channels, side, classes = IMAGES[config.dataset]
     pixels = channels * side**2
@@ -258,13 +239,14 @@ def _student(config: Config, cell: Cell) -> Learner:
         model,
         rule=config.rule,
         duration=config.duration,
-        solver=config.how,
+        solver=config.ode_solver,
         feedback=psi,
         plasticity=cell.plasticity(config.duration),
     )
 
 
-def _endless(config: Config, train: data.Data) -> Iterator[Tensor]:
+def _batches(config: Config, train: images.Data) -> Iterator[Tensor]:
+    """Rows of each batch, epoch after epoch without end, [sample]."""
     return chain.from_iterable(
         ardyn.batches(len(train.inputs), config.batch_size, [config.seed], epoch)
         for epoch in count(1)
@@ -296,13 +278,14 @@ def _grid(config: Config, found: Sequence[Mapping[str, float]]) -> xr.Dataset:
 
 
 def summary(results: xr.Dataset) -> str:
-    """Accuracy after the stream."""
+    """A table: accuracy after the stream."""
     table = results.accuracy.stack(row=["tau_w", "tau_psi"]).to_pandas().T
     text = table.to_string(float_format="{:.1f}".format)
     return (
-        f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: Wᵀ sends "
-        f"back), columns: when plasticity begins, as a share of the stimulus (NaN: learning was "
-        f"lost, with numbers that are not finite, or a loss {LOST} times that at the start)\n{text}"
+        f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: feedback "
+        f"through Wᵀ), columns: onset of plasticity, as a fraction of the stimulus (NaN: training "
+        f"diverged, with numbers that are not finite, or a loss {DIVERGED} times that at the "
+        f"start)\n{text}"
     )
 
 

@@ -9,7 +9,7 @@ import tyro
 import xarray as xr
 
 from ardyn import ArdynError
-from plots.common import run_results as finished
+from plots.common import run_results
 
 
 @contextmanager
@@ -37,7 +37,9 @@ def main(
             out: where to draw; by default in the (first) run's own folder.
         """
         with refusing():
-            results = finished.together([finished.results(folder, study) for folder in folders])
+            results = run_results.together(
+                [run_results.results(folder, study) for folder in folders]
+            )
             (out or folders[0]).mkdir(parents=True, exist_ok=True)
             for path in draw(results, out or folders[0]):
                 print(path)

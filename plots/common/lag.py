@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots.common import panels as layers
-from plots.common import style
+from plots.common import panels, style
+from plots.common.run_results import slow_axes
 
 
 def moving_gradient(results: xr.Dataset) -> Figure:
@@ -23,19 +23,19 @@ def moving_gradient(results: xr.Dataset) -> Figure:
     rows = {name: label for name, label in labels.items() if name in results}
     tau, solver = float(results.tau_x[0]), _first_that_followed(results)
     cells, looks = _slow_cells(results.sel(tau_x=tau, solver=solver))
-    figure, panels = layers.panels(results, rows, share_y="row")
-    for row, (name, label) in zip(panels, rows.items(), strict=True):
+    figure, grid = panels.layer_grid(results, rows, share_y="row")
+    for row, (name, label) in zip(grid, rows.items(), strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             for cell, (kind, look) in zip(cells, looks.items(), strict=True):
                 curve = cell[name].sel(layer=layer)
-                curve = curve if name.endswith("lag") else layers.positive(curve)
+                curve = curve if name.endswith("lag") else panels.positive(curve)
                 axes.plot(results.record, curve, label=kind, **style.line(look))
             if name.endswith("lag"):
                 _say_if_empty(axes, results[name].sel(layer=layer))
         row[0].set_ylabel(label)
         row[0].set(**{"ylim": (0, None)} if name.endswith("lag") else {"yscale": "log"})
-    layers.label_columns(results, panels, layers.TIME)
-    style.legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+    panels.label_columns(results, grid, panels.TIME)
+    style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
     style.title(
         figure,
         f"Activities follow the gradient of weights that learn: $\\tau$ = {tau:g}, {solver}\n"
@@ -50,20 +50,20 @@ def moving_lag(results: xr.Dataset) -> Figure:
     labels = {"g_lag": "behind $g(t)$", "bp_lag": "behind BP$(t)$"}
     cells, looks = _slow_cells(results.isel(record=-1))
     marks = style.of(results.solver.values)
-    figure, panels = layers.panels(results, rows, share_y="row")
-    for row, name in zip(panels, rows, strict=True):
+    figure, grid = panels.layer_grid(results, rows, share_y="row")
+    for row, name in zip(grid, rows, strict=True):
         for layer, axes in zip(results.layer.values, row, strict=True):
             for cell, look in zip(cells, looks.values(), strict=True):
                 for solver, mark in marks.items():
                     lag = cell[name].sel(layer=layer, solver=solver)
                     own = look | {"marker": mark["marker"], "mfc": "none"}
                     axes.plot(results.tau_x, lag, ms=5, clip_on=False, **own)
-            layers.log_axis(axes, "x")
+            panels.log_axis(axes, "x")
             axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
             _say_if_empty(axes, results[name].sel(layer=layer))
         row[0].set_ylabel(f"lag {labels[name]}\n[same unit as $\\tau$]")
         row[0].set_ylim(bottom=0)
-    layers.label_columns(results, panels, "time constant $\\tau$\n[your unit of time]")
+    panels.label_columns(results, grid, "time constant $\\tau$\n[your unit of time]")
     lines = [style.handle(kind, **style.line(look)) for kind, look in looks.items()]
     dots = [
         style.handle(solver, **style.dots(look) | {"color": "k"})
@@ -108,11 +108,6 @@ def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[s
         for cell in picked
     ]
     return picked, style.of(names)
-
-
-def slow_axes(results: xr.Dataset) -> list[str]:
-    """Names of the time constants of what moves."""
-    return [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
 
 
 def _first_that_followed(results: xr.Dataset) -> str:

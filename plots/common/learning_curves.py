@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from plots.common import style
+from plots.common.run_results import seeds, standard_error, table
 
 
 def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
@@ -36,37 +36,6 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return lines
-
-
-def standard_error(x: xr.DataArray) -> xr.DataArray:
-    """Of the mean over the seeds that there are; NaN for a single one."""
-    count = x.notnull().sum("seed")
-    return (x.std("seed", ddof=1) / count**0.5).where(count > 1)
-
-
-def table(results: xr.Dataset) -> pd.DataFrame:
-    """Accuracies after the last epoch: mean and standard error over seeds, per condition."""
-    final = results.accuracy.isel(epoch=-1)
-    columns = {
-        "test accuracy [%]": final.mean("seed"),
-        "standard error": standard_error(final),
-        "best": final.max("seed"),
-        "worst": final.min("seed"),
-        "seeds": final.notnull().sum("seed"),
-    }
-    frame = pd.DataFrame(
-        {name: column.values for name, column in columns.items()},
-        index=pd.Index(results.label.values, name="condition"),
-    )
-    return frame.assign(epochs=int(results.epoch[-1]))
-
-
-def seeds(results: xr.Dataset) -> str:
-    """What a curve is, in words."""
-    counts = sorted({int(each) for each in results.accuracy.notnull().sum("seed").values.flat})
-    if counts == [1]:
-        return "one seed"
-    return f"mean ± standard error over {' or '.join(map(str, counts))} seeds"
 
 
 def accuracy(results: xr.Dataset) -> Figure:

@@ -14,10 +14,10 @@ Panels = np.ndarray[Any, Any]
 TIME = "time [same unit as $\\tau$]"
 
 
-def panels(
+def layer_grid(
     results: xr.Dataset, rows: Sized, share_y: Literal["none", "row", "all"] = "none"
 ) -> tuple[Figure, Panels]:
-    """A column per layer."""
+    """A grid of panels, [row, layer]."""
     columns = results.sizes["layer"]
     return plt.subplots(
         len(rows),
@@ -38,13 +38,13 @@ def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def label_columns(results: xr.Dataset, panels: Panels, x_label: str) -> None:
-    """The layer's name above each column, and what is on the horizontal axis below."""
-    for layer, top, bottom in zip(results.layer.values, panels[0], panels[-1], strict=True):
+def label_columns(results: xr.Dataset, grid: Panels, x_label: str) -> None:
+    """The layer's name above each column, and the label of the horizontal axis below."""
+    for layer, top, bottom in zip(results.layer.values, grid[0], grid[-1], strict=True):
         top.set_title(f"layer {layer}")
         bottom.set_xlabel(x_label)
 
 
 def positive(values: xr.DataArray) -> xr.DataArray:
-    """Zeros left out, as a logarithmic axis has no place for them."""
+    """Positive values, others NaN, as a logarithmic axis cannot show them."""
     return values.where(values > 0)

@@ -1,9 +1,11 @@
-"""Results of finished runs: all that a figure may read."""
+"""Results of finished runs, and what figures and printed tables derive from them."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ardyn import InputError
@@ -60,3 +62,39 @@ def _common(run: xr.Dataset) -> str:
     config = json.loads(run.attrs["config"])
     own = ("conditions", "seeds", "tau_z", "nonlinear_scheme", "nonlinear_step")
     return json.dumps({name: value for name, value in config.items() if name not in own})
+
+
+def slow_axes(results: xr.Dataset) -> list[str]:
+    """Time constants that are finite in some run, of weights, feedback weights and traces."""
+    return [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
+
+
+def standard_error(x: xr.DataArray) -> xr.DataArray:
+    """Standard error of the mean over the available seeds; NaN for a single one."""
+    count = x.notnull().sum("seed")
+    return (x.std("seed", ddof=1) / count**0.5).where(count > 1)
+
+
+def table(results: xr.Dataset) -> pd.DataFrame:
+    """Accuracies after the last epoch: mean and standard error over seeds, per condition."""
+    final = results.accuracy.isel(epoch=-1)
+    columns = {
+        "test accuracy [%]": final.mean("seed"),
+        "standard error": standard_error(final),
+        "best": final.max("seed"),
+        "worst": final.min("seed"),
+        "seeds": final.notnull().sum("seed"),
+    }
+    frame = pd.DataFrame(
+        {name: column.values for name, column in columns.items()},
+        index=pd.Index(results.label.values, name="condition"),
+    )
+    return frame.assign(epochs=int(results.epoch[-1]))
+
+
+def seeds(results: xr.Dataset) -> str:
+    """What a curve shows, in words."""
+    counts = sorted({int(each) for each in results.accuracy.notnull().sum("seed").values.flat})
+    if counts == [1]:
+        return "one seed"
+    return f"mean ± standard error over {' or '.join(map(str, counts))} seeds"

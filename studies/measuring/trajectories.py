@@ -113,6 +113,19 @@ def work_precision(sim: ardyn.Relaxation, tau: float, name: str, reference: Solv
     return xr.Dataset({name: ("level", row) for name, row in zip(names, rows, strict=True)})
 
 
+def recorded_times(duration: float, step: float) -> list[float]:
+    """About 200 times on the step grid; the last is the duration."""
+    stride = step * max(1, round(duration / step / 200))
+    # The margin: a last grid point that equals the duration up to rounding is not listed twice.
+    whole = int(duration / stride * (1 - 1e-9))
+    return [*(stride * i for i in range(whole + 1)), duration]
+
+
+def exact_solver(sim: ardyn.Relaxation) -> Solver:
+    """What counts as exact: the closed form, or a tight solve where there is none."""
+    return ardyn.ClosedForm() if sim.dynamics.is_linear else tight_solver(sim)
+
+
 def tight_solver(sim: ardyn.Relaxation) -> ardyn.Adaptive:
     """A solver near the limit of the number format."""
     rtol = _finest_rtol(sim, 1e-12)

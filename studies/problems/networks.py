@@ -164,3 +164,13 @@ def deep(kind: str, pixels: int, depth: int, classes: int, generator: torch.Gene
             elif "norm" not in name:
                 p.normal_(std=p[0].numel() ** -0.5, generator=generator)
     return model
+
+
+def deep_ones(
+    kind: str, depths: Sequence[int], pixels: int, classes: int, seed: int
+) -> dict[int, nn.Module]:
+    """Networks of several depths, each with weights from the same seed; by default ``DEPTHS``."""
+    return {
+        depth: deep(kind, pixels, depth, classes, torch.Generator().manual_seed(seed))
+        for depth in depths or DEPTHS[kind]
+    }

@@ -15,30 +15,22 @@ import tyro
 import xarray as xr
 
 from ardyn import InputError
-from plots.common import run_results as finished
+from plots.common import run_results
 from plots.common.command_line import refusing
-from studies.problems import images as data
+from studies.problems import images
+from studies.running.flags import Settings
 from studies.running.run_folder import RunFolder, manifest, read_config
 
-Config = TypeVar("Config", bound="Settings")
+Config = TypeVar("Config", bound=Settings)
 Loaded = TypeVar("Loaded", bound="HasChecksum")
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Numbers of glibc's options."""
-
-
-class Settings(Protocol):
-    """What the configuration of every study has."""
-
-    @property
-    def dataset(self) -> data.DatasetName: ...
-    @property
-    def dtype(self) -> str: ...
+"""Option numbers of glibc's mallopt (malloc.h)."""
 
 
 class HasChecksum(Protocol):
-    """Data, and what they are told apart by."""
+    """Data, identified by a checksum."""
 
     @property
     def checksum(self) -> str: ...
@@ -46,25 +38,25 @@ class HasChecksum(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """Where a run reads and writes, and how."""
+    """Options of a run that do not change its results."""
 
     config: Path | None = None
-    """Start from the configuration of an earlier run, its folder or config.json; other flags
+    """Configuration of an earlier run to start from, its folder or config.json; other flags
     override it."""
     out: Path = Path("runs")
-    """Folder of the runs; this one goes to OUT/<study>/<hash of its configuration>/."""
+    """Folder of all runs; results are written to OUT/<study>/<hash of the configuration>/."""
     overwrite: bool = False
-    """Compute again even if this very run is finished, or was stopped on its way."""
+    """Compute again, even if a run with this configuration is finished or was interrupted."""
     resume: bool = False
-    """Go on from the checkpoints of this very run, where it was stopped."""
+    """Continue an interrupted run with this configuration from its checkpoints."""
     plot: bool = True
     """Draw the figures."""
     threads: int = 1
-    """CPU threads. For networks of a few hundred neurons more hardly help, and on a machine with
-    other work they can slow a run down many times."""
+    """CPU threads. With networks of a few hundred neurons more threads hardly help, and on a busy
+    machine they can make a run several times slower."""
     data_dir: Path | None = None
-    """Folder that holds mnist/, fashion-mnist/, cifar10/, cifar100/ or svhn/; else the variable
-    ARDYN_DATA names it, else they are downloaded."""
+    """Folder that holds mnist/, fashion-mnist/, cifar10/, cifar100/ or svhn/. By default, the
+    environment variable ARDYN_DATA names it; if it is not set, data are downloaded."""
 
 
 def main(
@@ -76,20 +68,20 @@ def main(
     description: str,
     load: Callable[[Config, Path | None], Loaded],
 ) -> None:
-    """Parse, run unless it is done, draw, and tell; exit status 2 with one sentence if refused."""
+    """Parse, run unless already computed, draw and print; an error gives exit status 2."""
     with refusing():
         config, options = _parse(kind, description)
         _use_threads(options.threads)
         _keep_memory()
-        images = load(config, options.data_dir)
+        data = load(config, options.data_dir)
         folder = RunFolder.of(options.out, study, config)
         if folder.is_computed and not options.overwrite:
-            made = folder.made_by(images.checksum)
+            made = folder.made_by(data.checksum)
             print(f"Already computed, {made}; --overwrite computes it again.\n{folder.path}")
         else:
             folder.prepare(overwrite=options.overwrite, resume=options.resume)
-            _compute(config, options, images, folder, run)
-        results = finished.stored(folder.path, study)
+            _compute(config, options, data, folder, run)
+        results = run_results.stored(folder.path, study)
         print(summary(results))
         if options.plot:
             draw(results, folder.path)
@@ -100,33 +92,35 @@ def main(
 def _compute(
     config: Config,
     options: Options,
-    images: Loaded,
+    data: Loaded,
     folder: RunFolder,
     run: Callable[[Config, Loaded, RunFolder], xr.Dataset],
 ) -> None:
-    """Run the study and store its results; says how to go on if it is stopped on its way."""
+    """Run the study and store its results; if interrupted, print how to continue."""
     is_resumed = folder.was_stopped
     if options.resume and not is_resumed:
-        print("Nothing to resume: this run has no checkpoints, and starts at its beginning.")
+        print("Nothing to resume: this run has no checkpoints; starting from the beginning.")
     start = time.perf_counter()
     try:
-        results = run(config, images, folder)
+        results = run(config, data, folder)
     except KeyboardInterrupt:
-        how = "go on with --resume" if folder.was_stopped else "nothing is kept"
-        print(f"\nstopped; {how}", file=sys.stderr)
+        how = "continue with --resume" if folder.was_stopped else "no checkpoint was saved"
+        print(f"\ninterrupted; {how}", file=sys.stderr)
         raise
     seconds = time.perf_counter() - start
     folder.store(config, results, manifest(config, results, seconds, is_resumed))
 
 
-def training_set(config: Settings, data_dir: Path | None) -> data.Data:
-    """The images to train on, in the configuration's type."""
-    return data.load(config.dataset, getattr(torch, config.dtype), data_dir)
+def training_set(config: Settings, data_dir: Path | None) -> images.Data:
+    """The training set, in the configuration's floating-point type."""
+    return images.load(config.dataset, getattr(torch, config.dtype), data_dir)
 
 
-def both_sets(config: Settings, data_dir: Path | None) -> data.Sets:
-    """The images to train on, and those to test on."""
-    return data.Sets(*data.train_and_test(config.dataset, getattr(torch, config.dtype), data_dir))
+def both_sets(config: Settings, data_dir: Path | None) -> images.Sets:
+    """The training and the test set."""
+    return images.Sets(
+        *images.train_and_test(config.dataset, getattr(torch, config.dtype), data_dir)
+    )
 
 
 def _use_threads(count: int) -> None:
@@ -137,9 +131,9 @@ def _use_threads(count: int) -> None:
 
 
 def _keep_memory() -> None:
-    """Have glibc keep large blocks for reuse; by default each new one is paid for in page faults.
+    """Make glibc reuse large blocks of memory; by default each new one causes page faults.
 
-    On convolutional networks these cost as much as the arithmetic. Elsewhere nothing happens.
+    On convolutional networks these take as long as the arithmetic. Without glibc, no effect.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:

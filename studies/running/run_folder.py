@@ -1,4 +1,4 @@
-"""Run folders: where a study leaves its results, whole or not at all."""
+"""Run folders: the files of a run, each written completely or not at all."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ Config = TypeVar("Config")
 _CURE = "make room, or use another --out"
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 for _kind in (int, float, bool, str):
-    _CONVERTER.register_structure_hook(_kind, lambda value, kind: _as_it_is(value, kind))
+    _CONVERTER.register_structure_hook(_kind, lambda value, kind: _unconverted(value, kind))
 _LIBRARIES = ("ardyn", "torch", "torchdiffeq", "numpy", "scipy", "xarray")
 
 
@@ -34,7 +34,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """A configuration that an earlier run wrote; ``path`` is the file, or the folder of the run.
 
     Raises:
-        InputError: a file that cannot be read, or of another study.
+        InputError: a file that cannot be read, or that belongs to another study.
     """
     path = path / "config.json" if path.is_dir() else path
     try:
@@ -46,30 +46,33 @@ def read_config(path: Path, kind: type[Config]) -> Config:
             str(each).removesuffix(" @ $")
             for each in cattrs.transform_error(error, format_exception=_problem)
         )
-        raise InputError(f"{path} is no configuration of this study ({problems})") from error
+        raise InputError(
+            f"{path} is not a configuration of this study ({problems}); pass one that a "
+            f"run of this study wrote"
+        ) from error
 
 
-def _as_it_is(value: Any, kind: Callable[[Any], Any]) -> Any:
-    """A plain value of a configuration, never converted: 2.7 is no whole number."""
+def _unconverted(value: Any, kind: Callable[[Any], Any]) -> Any:
+    """A value of a configuration in its own type: 2.7 is not accepted as an integer."""
     if type(value) is kind or (kind is float and type(value) is int):
         return kind(value)
     raise ValueError(f"{value!r} is of type {type(value).__name__}")
 
 
 def _problem(error: BaseException, kind: type | None) -> str:
-    """One problem with a configuration."""
+    """A validation error, in words."""
     return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 
 class RunFolder:
-    """OUT/<study>/<hash of the config>/, with DONE written last."""
+    """OUT/<study>/<hash of the configuration>/, with DONE written last."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @staticmethod
     def of(out: Path, study: str, config: Any) -> "RunFolder":
-        """The folder that belongs to a configuration; ``store`` makes it."""
+        """The folder of a configuration; ``store`` creates it."""
         text = json.dumps(_CONVERTER.unstructure(config), sort_keys=True)
         return RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])
 
@@ -79,13 +82,13 @@ class RunFolder:
         return all((self.path / name).exists() for name in ("results.nc", "manifest.json"))
 
     def made_by(self, checksum: str) -> str:
-        """When, and by which commit, the finished run was made.
+        """Time and commit of the finished run.
 
         Args:
-            checksum: of the data that it must have read.
+            checksum: of the data that the run must have read.
 
         Raises:
-            InputError: it read other data, or its manifest cannot be read.
+            InputError: the run read other data, or its manifest cannot be read.
         """
         try:
             manifest = json.loads((self.path / "manifest.json").read_text())
@@ -97,36 +100,36 @@ class RunFolder:
             ) from error
         if read != checksum:
             raise InputError(
-                f"{self.path} holds this run with other data (SHA-256 {read[:12]}, not "
-                f"{checksum[:12]}); use --overwrite, or another --out"
+                f"{self.path} holds a run with this configuration but other data (SHA-256 "
+                f"{read[:12]}, not {checksum[:12]}); use --overwrite, or another --out"
             )
         return f"finished {finished}" + (f" by commit {commit}" if commit else "")
 
     @property
     def was_stopped(self) -> bool:
-        """Whether it holds checkpoints to go on from."""
+        """Whether it holds checkpoints, with which a run can be resumed."""
         return any((self.path / "checkpoints").glob("*"))
 
     def prepare(self, overwrite: bool, resume: bool) -> None:
-        """Make way for a run.
+        """Prepare the folder for a run.
 
         Raises:
-            InputError: a folder that cannot be made or written, or one with the checkpoints of a
-                run that was stopped, unless to start over or to go on from them.
+            InputError: a folder that cannot be written; or checkpoints of an interrupted run, if
+                neither ``overwrite`` nor ``resume`` is given.
         """
         if overwrite and resume:
-            raise InputError("--resume goes on and --overwrite starts over; pass one of them")
+            raise InputError("--resume and --overwrite exclude each other; pass one of them")
         self._check_writable()
         if overwrite:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         elif self.was_stopped and not resume:
             raise InputError(
-                f"{self.path} holds checkpoints of this run, which was stopped; go on from them "
-                f"with --resume, or start over with --overwrite"
+                f"{self.path} holds checkpoints of this run, which was interrupted; continue with "
+                f"--resume, or start again with --overwrite"
             )
 
     def _check_writable(self) -> None:
-        """Leaves nothing behind."""
+        """Raise InputError unless files can be created; creates none that remains."""
         there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         try:
             tempfile.TemporaryFile(dir=there).close()
@@ -148,7 +151,7 @@ class RunFolder:
         self._write("manifest.json", _json(manifest))
 
     def close(self) -> None:
-        """Write DONE, when all else is there."""
+        """Write DONE, after all other files."""
         self._write("DONE", "")
 
     def _write(self, name: str, text: str) -> None:
@@ -157,10 +160,10 @@ class RunFolder:
 
 
 def manifest(config: Any, results: xr.Dataset, seconds: float, is_resumed: bool) -> dict[str, Any]:
-    """Everything needed to know what made some results.
+    """Provenance of results: versions, commit, hardware, seeds, data and time.
 
     Args:
-        seconds: wall time; of a resumed run, since it was resumed.
+        seconds: wall time; of a resumed run, since the resumption.
     """
     device = torch.device(config.device)
     is_cuda = device.type == "cuda"
@@ -184,19 +187,21 @@ def check_device(name: str) -> torch.device:
     """The device of that name.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: this machine has no such device.
     """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise InputError(f"no device {name!r} here ({reason}); use --device cpu") from error
+        raise InputError(
+            f"no device {name!r} on this machine ({reason}); use --device cpu"
+        ) from error
     return device
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the code, and whether it was changed since; None outside a repository."""
+    """Commit of the code, and whether files differ from it; None outside a repository."""
     try:
         commit, status = (
             subprocess.run(

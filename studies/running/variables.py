@@ -1,23 +1,26 @@
-"""What the convergence study stores, in words: units and meanings, and the table that it prints."""
+"""Labels and units of stored variables, and the tables that a study prints."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import xarray as xr
 
-from plots.common.lag import slow_axes
-from studies.problems import networks
+from plots.common.run_results import slow_axes, table
+
+Labels = Mapping[str, tuple[str, str]]
+"""By name of the variable: its long name, and its unit; no unit for names and texts."""
 
 _TIME = "unit of tau_x"
-_VARIABLES = {
+RELAXATION: Labels = {
     "time": ("time since the feed-forward pass", _TIME),
     "tau_x": ("time constant of the activities", _TIME),
     "solver": ("solver; exact is the closed form of the ODE, sweep the authors' scheme", ""),
     "layer": ("unit, named after its module, hidden to output", ""),
     "level": ("number of the step or tolerance, from coarse to fine", "1"),
     "neuron": ("chosen neurons, numbered within the network by neuron_number", "1"),
-    "depth": ("depth of the network: layers, encoder layers or pieces of the sequence", "1"),
+    "depth": ("depth of the network: layers, encoder layers or segments of the sequence", "1"),
     "activity": ("activity x of the chosen neurons, first sample", "1"),
     "gradient": ("backprop gradient g of the chosen neurons, first sample", "1"),
     "reference": ("what the chosen neurons are compared with: attribute reference", "1"),
@@ -27,9 +30,9 @@ _VARIABLES = {
     "norm_ratio": ("norm ratio |x| / |g| over the batch", "1"),
     "deviation": ("deviation from the exact trajectory, |x - x_exact| / |g|", "1"),
     "convergence_time": ("time after which the relative error stays within tolerance", _TIME),
-    "predicted_time": ("the same, as a root of the closed form of the ODE", _TIME),
+    "predicted_time": ("convergence time as a root of the closed form of the ODE", _TIME),
     "evaluations": ("evaluations of the right-hand side (sweeps; 0: closed form)", "1"),
-    "lost": ("solvers that left the finite numbers, when and where; NaN stands for them", ""),
+    "lost": ("solvers that failed, with the reason; their results are NaN", ""),
     "wall_time": ("wall time of the relaxation, all recorded times included", "s"),
     "work_setting": ("step over tau_x (fixed-step solvers) or rtol (adaptive solvers)", "1"),
     "work_error": ("relative error at t = 5 tau_x to the exact state, worst layer", "1"),
@@ -38,31 +41,82 @@ _VARIABLES = {
     "depth_law": ("law of a chain as long as depth_path: inverse incomplete gamma function", "tau"),
     "depth_measured": ("lowest unit from a zero state, output clamped: stepped with dopri5", "tau"),
     "depth_default": ("lowest unit from the feed-forward state: closed form", "tau"),
-    "tau_w": ("time constant of the weights; infinite: they stand still", _TIME),
-    "tau_psi": ("time constant of the feedback weights; infinite: they stand still", _TIME),
+    "depth_path": ("leaky integrators on the longest path through the network", "1"),
+    "tau_w": ("time constant of the weights; infinite: constant weights", _TIME),
+    "tau_psi": ("time constant of the feedback weights; infinite: constant weights", _TIME),
     "tau_z": ("time constant of the activity trace; infinite: frozen", _TIME),
     "record": ("time at which the weights were recorded", _TIME),
-    "bp_error": ("relative error to BP(t), backprop after a pass with W(t)", "1"),
-    "bp_lag": ("age of the BP gradient that x(t) is nearest to; NaN: x is off its way", _TIME),
-    "bp_drift": ("how far it has moved, |BP(t) - BP(0)| / |BP(0)|", "1"),
-    "g_error": ("relative error to g(t), where x would settle if weights stood still now", "1"),
-    "g_lag": ("age of the g that x(t) is nearest to; NaN: x is off its way, or g rests", _TIME),
-    "depth_path": ("units with a leak on the longest path through the network", "1"),
+    "bp_error": ("relative error to BP(t), the backprop gradient at the weights W(t)", "1"),
+    "bp_lag": ("tracking lag behind BP(t); NaN: x is not near its past path", _TIME),
+    "bp_drift": ("relative change of the backprop gradient, |BP(t) - BP(0)| / |BP(0)|", "1"),
+    "g_error": ("relative error to g(t), the equilibrium at constant weights W(t)", "1"),
+    "g_lag": (
+        "tracking lag behind g(t); NaN: x is not near its past path, or g is constant",
+        _TIME,
+    ),
 }
+"""Variables of the convergence study."""
+
+TRAINING: Labels = {
+    "condition": ("learning rule", ""),
+    "label": ("learning rule, in words", ""),
+    "tau_z": ("time constant of the activity trace; 0: current, infinite: frozen", "tau"),
+    "seed": ("seed of the weights and of the order of the samples", "1"),
+    "epoch": ("passes through the training set", "1"),
+    "accuracy": ("accuracy on the test set", "%"),
+    "test_loss": ("loss per sample on the test set", "1"),
+    "layer": ("layer, named after its module", ""),
+    "gradient_angle": ("angle between the gradients of AR and of backprop", "degree"),
+    "scheme": ("time-stepping scheme", ""),
+    "step": ("step h of the scheme", "tau"),
+    "iterations": ("number of steps", "1"),
+    "distance": ("total variation between the weights of the scheme and of the ODE", "1"),
+    "weighted_by": ("scheme whose weights are given, at the paper's step and iterations", ""),
+    "lag": ("number of units between the origin of an error and the unit that receives it", "1"),
+    "weight": ("weight of an error that originates lag units further up", "1"),
+    "stage": ("epochs of training before states and gradients are compared", "1"),
+    "how": ("whether an error is predicted by the closed form, or measured by stepping", ""),
+    "state_error": ("relative distance of the final state to the ODE's, worst layer", "1"),
+    "gradient_error": ("relative distance of the gradients to the ODE's", "1"),
+    "bp_error": ("relative distance of the gradients to backprop's", "1"),
+    "tau_w": ("time constant of the weights", "tau"),
+    "tau_psi": ("time constant of feedback weights; infinite: transposed weights", "tau"),
+    "window": ("onset of plasticity, as a fraction of the stimulus", "1"),
+    "cosine": ("cosine between the weight change of one stimulus and the backprop step", "1"),
+    "norm_ratio": ("norm of that change over that of the backprop step of the same rate", "1"),
+    "quasi_static_cosine": ("the cosine as the quasi-static limit predicts it", "1"),
+    "quasi_static_norm_ratio": ("the norm ratio as the quasi-static limit predicts it", "1"),
+    "loss": ("loss per sample on the test set after a stream of stimuli", "1"),
+    "angle": ("angle between feedback and transposed weights, mean of layers", "degree"),
+    "quasi_static_loss": ("the loss as the quasi-static limit predicts it", "1"),
+    "quasi_static_accuracy": ("the accuracy as the quasi-static limit predicts it", "%"),
+    "quasi_static_angle": ("the angle as the quasi-static limit predicts it", "degree"),
+    "compared": ("scheme used in training, compared with the first", ""),
+    "difference": ("mean difference of the final accuracy over seeds", "%"),
+    "interval_low": ("lower end of its 95 % interval", "%"),
+    "interval_high": ("upper end of its 95 % interval", "%"),
+    "equivalence_p": ("p value of the two one-sided tests", "1"),
+    "feedback_angle": ("angle between feedback weights and transposed weights", "degree"),
+}
+"""Variables of the studies that train."""
 
 
-def described(results: xr.Dataset, config: Any, checksum: str) -> xr.Dataset:
-    """The results with units and long names, and the configuration that they belong to."""
-    for name, (long_name, units) in _VARIABLES.items():
+def described(
+    results: xr.Dataset, labels: Labels, attributes: Mapping[str, Any], config: Any, checksum: str
+) -> xr.Dataset:
+    """Results with long names and units, and with their configuration.
+
+    Args:
+        attributes: of the whole, "study" and "title" among them.
+        config: the study's settings, a dataclass.
+        checksum: of the data.
+    """
+    for name, (long_name, units) in labels.items():
         if name in results.variables:
             results[name].attrs = {"long_name": long_name} | ({"units": units} if units else {})
     results.attrs = {
-        "study": "convergence",
-        "title": "Relaxation of activities onto the backprop gradient",
-        "tolerance": config.tolerance,
-        "reference": config.reference,
-        "network": config.network,
-        "depth_of": networks.DEPTH_OF[config.network],
+        **attributes,
+        # Read back to recognise a file that lacks a variable.
         "stored": " ".join(sorted(map(str, results.variables))),
         "config": json.dumps(asdict(config)),
         "data_checksum": checksum,
@@ -70,8 +124,21 @@ def described(results: xr.Dataset, config: Any, checksum: str) -> xr.Dataset:
     return results
 
 
-def summary(results: xr.Dataset) -> str:
-    """A table: when the lowest layer converges, how far it is off, and what it cost."""
+def described_training(results: xr.Dataset, study: str, config: Any, checksum: str) -> xr.Dataset:
+    """Results of a study that trains, with long names, units and configuration."""
+    attributes = {"study": study, "title": f"Test accuracy on {config.dataset}"}
+    return described(results, TRAINING, attributes, config, checksum)
+
+
+def training_summary(results: xr.Dataset) -> str:
+    """A table: accuracies after the last epoch."""
+    config = json.loads(results.attrs["config"])
+    rows = table(results).to_string(float_format="{:.2f}".format)
+    return f"{results.attrs['title']} after {config['epochs']} epochs, mean over seeds\n{rows}"
+
+
+def relaxation_summary(results: xr.Dataset) -> str:
+    """A table: convergence time, final error and cost of the lowest layer."""
     lowest = results.isel(layer=0)
     columns = {
         "convergence_time": "converged at",
@@ -80,23 +147,23 @@ def summary(results: xr.Dataset) -> str:
         "evaluations": "evaluations",
         "wall_time": "wall time [s]",
     }
-    table = lowest.assign(last_error=lowest.relative_error.isel(time=-1, drop=True))
-    columns = {name: heading for name, heading in columns.items() if name in table}
-    table = table[list(columns)].drop_vars("layer").rename(columns)
+    last = lowest.assign(last_error=lowest.relative_error.isel(time=-1, drop=True))
+    columns = {name: heading for name, heading in columns.items() if name in last}
+    last = last[list(columns)].drop_vars("layer").rename(columns)
     goal = {"gradients": "the backprop gradient", "equilibrium": "the rule's own equilibrium"}
     heading = (
         f"Lowest layer ({lowest.layer.item()}), relative error to "
         f"{goal[results.attrs['reference']]}, tolerance "
-        f"{results.attrs['tolerance']:g}\n(NaN: not within the duration; predicted: root of the "
-        f"closed form, which may lie beyond it)"
+        f"{results.attrs['tolerance']:g}\n(NaN: not converged within the duration; predicted: "
+        f"root of the closed form, which may lie beyond the duration)"
     )
-    frame = table.to_dataframe(dim_order=["tau_x", "solver"])
+    frame = last.to_dataframe(dim_order=["tau_x", "solver"])
     text = f"{heading}\n{frame.to_string(float_format='{:.4g}'.format)}"
-    return f"{text}\n{_moving(results)}" if "bp_error" in results else text
+    return f"{text}\n{_tracking_table(results)}" if "bp_error" in results else text
 
 
-def _moving(results: xr.Dataset) -> str:
-    """A table: how far, and how long, the lowest layer is behind a gradient that moves."""
+def _tracking_table(results: xr.Dataset) -> str:
+    """A table: tracking error and lag of the lowest layer at the end."""
     columns = {
         "g_error": "error to g",
         "g_lag": "lag behind g",
@@ -106,12 +173,13 @@ def _moving(results: xr.Dataset) -> str:
     columns = {name: heading for name, heading in columns.items() if name in results}
     last = results.isel(layer=0, record=-1, drop=True)[list(columns)].rename(columns)
     slow = slow_axes(results)
-    still = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
-    frame = last.isel(still, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
+    constant = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
+    frame = last.isel(constant, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
     rows = frame.dropna(subset="error to BP").to_string(float_format="{:.4g}".format)
     return (
-        f"Behind the gradient of weights that learn, at t = {float(results.record[-1]):g}\n"
-        f"(g: where activities would settle if weights stood still now; BP: backprop after a new "
-        f"forward pass;\nlag: age of the one that they are nearest to, in the unit of tau-x; NaN: "
-        f"they are off its way, or it rests)\n{rows}"
+        f"Tracking of the gradient while weights change, at t = {float(results.record[-1]):g}\n"
+        f"(g: equilibrium of the activities at the current weights; BP: backprop gradient of a "
+        f"new forward pass;\nlag: age of the nearest point of the gradient's past path, in the "
+        f"unit of tau-x; NaN: activities\nare not near that path, or the gradient is constant)\n"
+        f"{rows}"
     )

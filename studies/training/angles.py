@@ -1,4 +1,4 @@
-"""Angles between what AR teaches and what backprop does, and between ψ and Wᵀ."""
+"""Angles between the weight gradients of AR and of backprop, and between ψ and Wᵀ."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ def gradient_angles(learner: Learner, inputs: Tensor, targets: Tensor) -> xr.Dat
     """Angle between the gradients of AR and of backprop in every layer's weights, in degrees.
 
     Args:
-        inputs: [sample, pixel]; every member of an ensemble sees all of them.
+        inputs: [sample, pixel]; each member of an ensemble is given all of them.
         targets: [sample, class].
 
     Returns:
@@ -31,11 +31,11 @@ def gradient_angles(learner: Learner, inputs: Tensor, targets: Tensor) -> xr.Dat
 
 
 def feedback_angles(learner: Learner) -> xr.DataArray:
-    """Angle between ψ and Wᵀ, in degrees, [layer, seed]; NaN where nothing is sent back."""
+    """Angle between ψ and Wᵀ, in degrees, [layer, seed]; NaN for the lowest layer."""
     transposed = {name: W.detach().mT for name, W in weights_of(learner).items()}
     psi: Mapping[str, Tensor] = learner.feedback or transposed
     found = {name: _angle(psi[name], W) for name, W in transposed.items()}
-    found[next(iter(found))] *= torch.nan  # the lowest layer sends nothing back
+    found[next(iter(found))] *= torch.nan  # no unit below the lowest layer receives feedback
     return _by_layer(found)
 
 
@@ -54,9 +54,10 @@ def _by_layer(values: Mapping[str, Tensor]) -> xr.DataArray:
 
 
 def _angle(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """Between the members' matrices, in degrees, [member]; small angles too.
+    """Angle between two matrices of each member, in degrees, [member].
 
-    2 arctan(‖â − b̂‖ / ‖â + b̂‖) of the normalised matrices (Kahan), as the arccosine loses digits.
+    2 arctan(‖â − b̂‖ / ‖â + b̂‖) of the normalised matrices (Kahan), as the arccosine is inaccurate
+    for small angles.
     """
     assert a is not None
     assert b is not None

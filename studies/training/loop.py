@@ -1,4 +1,4 @@
-"""What every study that trains shares: its settings, and the loop over conditions and epochs."""
+"""Training over conditions, seeds and epochs, which every study that trains shares."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from tqdm import tqdm
 import ardyn
 from ardyn import ArdynError, DivergenceError, Learner, Rule
 from ardyn.dynamics.rule import Output
-from studies.problems import images as data
+from studies.problems import images
 from studies.running.checkpoints import Checkpoints
 from studies.running.run_folder import check_device
 from studies.training.settings import Condition, Rules, Training
@@ -24,8 +24,8 @@ Make = Callable[[torch.Generator], nn.Module]
 Probe = Callable[[Learner], Mapping[str, xr.DataArray]]
 
 
-def learner(config: Training, condition: Condition, make: Make) -> Learner:
-    """A network for every seed, side by side, with ψ of its own where the condition asks for it.
+def make_learner(config: Training, condition: Condition, make: Make) -> Learner:
+    """An ensemble of one network per seed, each with its own ψ if the condition has any.
 
     A seed's weights do not depend on the other seeds.
     """
@@ -52,18 +52,18 @@ def learner(config: Training, condition: Condition, make: Make) -> Learner:
 
 
 def _with_output(rule: Rules, output: Output) -> Rules:
-    """A condition's rule, the output as the configuration has it."""
+    """A condition's rule with the output of the configuration."""
     if isinstance(rule, Rule):
         return replace(rule, output=output)
     rest = {} if "*" in rule else {"*": Rule(output=output)}
     return {pattern: replace(each, output=output) for pattern, each in rule.items()} | rest
 
 
-def learn(
+def train_conditions(
     config: Training,
     conditions: Mapping[str, Condition],
     make: Make,
-    sets: data.Sets,
+    sets: images.Sets,
     checkpoints: Checkpoints,
     probe: Probe | None = None,
 ) -> xr.Dataset:
@@ -75,30 +75,32 @@ def learn(
         probe: further measures of a learner, taken with each test.
 
     Returns:
-        "accuracy" [%] and "test_loss", [condition, seed, epoch].
+        "accuracy" [%] and "test_loss", [condition, seed, epoch], and the measures of ``probe``.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
-        DivergenceError: the numbers were lost in some epoch and batch.
+        DivergenceError: training diverged.
     """
     device = check_device(config.device)
     sets = sets.to(device)
     for each in conditions.values():
-        _check_first_batch(config, learner(config, each, make), sets.train)
+        _check_first_batch(config, make_learner(config, each, make), sets.train)
     saved = {name: checkpoints.load(name) for name in conditions}
     left = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
     samples = len(sets.train.inputs) * len(config.seeds)
     histories = []
     with tqdm(total=left * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
-        for name, each in conditions.items():  # one after another: each takes memory
-            student = learner(config, each, make)
-            loop = _Loop(config, name, student, sets, checkpoints, probe, progress)
+        for name, each in conditions.items():  # in sequence, as each ensemble takes memory
+            learner = make_learner(config, each, make)
+            loop = _Loop(config, name, learner, sets, checkpoints, probe, progress)
             histories.append(loop.run(saved[name]))
-    return xr.concat(histories, pd.Index(conditions, name="condition"))
+    labels = [each.label for each in conditions.values()]
+    together = xr.concat(histories, pd.Index(conditions, name="condition"))
+    return together.assign_coords(label=("condition", labels))
 
 
-def _check_first_batch(config: Training, learner: Learner, train: data.Data) -> None:
-    """Refuse what cannot be used before anything is computed."""
+def _check_first_batch(config: Training, learner: Learner, train: images.Data) -> None:
+    """Raise InputError for settings that cannot be used, before anything is computed."""
     first = next(ardyn.batches(len(train.inputs), config.batch_size, config.seeds, 1))
     if learner.method == "ar":
         sim = ardyn.Relaxation(
@@ -120,13 +122,13 @@ class _Loop:
     config: Training
     name: str
     learner: Learner
-    sets: data.Sets
+    sets: images.Sets
     checkpoints: Checkpoints
     probe: Probe | None
     progress: "tqdm[Any]"
 
     def run(self, saved: dict[str, Any] | None) -> xr.Dataset:
-        """From the beginning, or from what was saved."""
+        """Train from the start, or from a checkpoint."""
         if saved is None:
             rows = [self._measured(0)]
         else:
@@ -146,7 +148,7 @@ class _Loop:
         return xr.concat(rows, "epoch")
 
     def _epoch(self, epoch: int) -> int:
-        """Learn from every batch; returns how many there were."""
+        """One update per batch; returns the number of batches."""
         train, config = self.sets.train, self.config
         rows, number = ardyn.batches(len(train.inputs), config.batch_size, config.seeds, epoch), 0
         for number, batch in enumerate(rows, start=1):
@@ -167,7 +169,7 @@ class _Loop:
     def _diverged(self, epoch: int, number: int, why: str) -> DivergenceError:
         kept = f" (the checkpoint of epoch {epoch - 1} is kept)" if epoch > 1 else ""
         return DivergenceError(
-            f"condition '{self.name}' was lost in epoch {epoch}, batch {number}{kept}: {why}; "
+            f"condition '{self.name}' diverged in epoch {epoch}, batch {number}{kept}: {why}; "
             f"use a learning rate below {self.config.learning_rate:g}"
         )
 

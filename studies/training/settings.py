@@ -1,4 +1,4 @@
-"""What the studies that train can set: data, seeds, schemes, and the conditions to learn in."""
+"""Settings of the studies that train, and the conditions that they compare."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,10 @@ from typing import Literal
 
 import ardyn
 from ardyn import ClosedForm, InputError, Rule
-from ardyn.dynamics.rule import Output
-from ardyn.errors import check_choice, check_positive
+from ardyn.errors import check_choice
 from ardyn.solvers.system import Solver
 from ardyn.training import Method
-from studies.problems import images as data
+from studies.running import flags
 
 Rules = Rule | Mapping[str, Rule]
 DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
@@ -18,52 +17,31 @@ DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(flags.Objective, flags.Settings):
     """What is trained, and how; times are in units of τ."""
 
-    dataset: data.DatasetName = "digits"
-    """Images and their labels: digits is bundled; the others are read from --data-dir."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One network for each, with its own weights and order of the samples; trained side by side."""
+    """One network for each, with its own weights and order of the samples; trained in parallel."""
     epochs: int = 30
     """Passes through the training set."""
-    batch_size: int = 64
-    """Samples per update."""
     learning_rate: float = 0.0005
-    """Of stochastic gradient descent on the loss summed over the batch."""
-    loss: Literal["sse", "mse", "cross_entropy"] = "sse"
-    """Loss: sse is Σ (x − t)², the authors' choice."""
-    step: float = 0.1
-    """Step h of a scheme that steps, in units of τ (paper: 0.1)."""
-    duration: float = 10.0
-    """Length of a relaxation, in units of τ (paper: 10)."""
-    output: Output = "relaxed"
-    """Whether the output relaxes onto the loss gradient, or is clamped to it as by the authors."""
+    """Learning rate of stochastic gradient descent on the loss summed over the batch."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Floating-point type."""
-    device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, …"""
 
     def __post_init__(self) -> None:
-        if (
-            not self.seeds
-            or len(set(self.seeds)) < len(self.seeds)
-            or not all(0 <= seed < 2**63 for seed in self.seeds)
-        ):
-            raise InputError(
-                f"seeds must be one or more different numbers from 0 on, got {list(self.seeds)}; "
-                f"pass such as 0 1 2"
-            )
-        for name in ("epochs", "batch_size", "learning_rate", "step", "duration"):
-            check_positive(name.replace("_", "-"), getattr(self, name), getattr(Training, name))
+        super().__post_init__()
+        flags.check_distinct("seeds", self.seeds)
+        for seed in self.seeds:
+            flags.check_seed(seed)
+        flags.check_positive_settings(self, "epochs", "learning_rate")
 
     @property
     def usual_scheme(self) -> str:
-        """How activities relax where a condition doesn't say."""
+        """The scheme of conditions that do not name one."""
         return "exact"
 
     def solver(self, rule: Rules, scheme: str) -> Solver:
-        """The solver of a scheme; in closed form where it has one."""
+        """The solver of a scheme; in closed form if there is one."""
         solver = ardyn.solver_named(scheme, self.step)
         if isinstance(solver, ardyn.Sweep) or (
             isinstance(solver, ardyn.Fixed) and solver.is_one_step
@@ -74,7 +52,7 @@ class Training:
 
 @dataclass(frozen=True)
 class SchemeTraining(Training):
-    """Training with a scheme of one's choice."""
+    """Training with a scheme that the user chooses."""
 
     scheme: str = "exact"
     """How activities relax: exact (the ODE in closed form), euler or another one-step method, or
@@ -86,49 +64,37 @@ class SchemeTraining(Training):
         takes_steps = self.scheme == "sweep" or self.scheme in ardyn.FIXED_METHODS
         if self.step != SchemeTraining.step and not takes_steps:
             raise InputError(
-                f"step {self.step:g} means nothing to the scheme {self.scheme!r}; drop it, or use "
-                f"a scheme that steps, such as euler"
+                f"step {self.step:g} has no effect with the scheme {self.scheme!r}; drop it, or "
+                f"use a fixed-step scheme, such as euler"
             )
 
     @property
     def usual_scheme(self) -> str:
-        """The chosen one."""
+        """The scheme that the user chose."""
         return self.scheme
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to learn."""
+    """A learning rule, and how activities relax."""
 
     label: str
     method: Method = "ar"
     rule: Rules = field(default_factory=Rule)
     scheme: str | None = None
-    """How activities relax, where not as the configuration says."""
+    """How activities relax; None: as in the configuration."""
     tau_trace: float | None = None
     """τ_z of the activity trace, where the rule has one, in units of τ."""
 
     @property
     def takes_feedback(self) -> bool:
-        """Whether some layer sends back through ψ."""
+        """Whether some layer has feedback weights ψ of its own."""
         rules = [self.rule] if isinstance(self.rule, Rule) else self.rule.values()
         return any(rule.feedback != "transpose" for rule in rules)
 
 
 def check_conditions(names: Sequence[str], known: Mapping[str, Condition]) -> None:
     """Raise InputError unless the names are different ones of known conditions."""
-    if not names or len(set(names)) < len(names):
-        raise InputError(
-            f"conditions must be one or more different names, got {list(names)}; pass such as "
-            f"{' '.join(list(known)[:2])}"
-        )
+    flags.check_distinct("conditions", names)
     for name in names:
         check_choice("condition", name, known)
-
-
-def check_hidden(sizes: Sequence[int]) -> None:
-    """Raise InputError unless every hidden layer has neurons."""
-    if min(sizes, default=1) < 1:
-        raise InputError(
-            f"hidden must be positive numbers, got {list(sizes)}; use such as 300 300 100"
-        )

@@ -16,15 +16,14 @@ from scipy.special import gammainccinv
 
 import ardyn
 from ardyn import Adaptive, DivergenceError, InputError
-from plots.common import run_results as finished
+from plots.common import run_results
 from plots.convergence import FIGURES, draw
 from studies.convergence import Config, run
-from studies.problems import images as data
-from studies.problems import networks
+from studies.problems import images, networks
 from studies.running.command_line import main, training_set
-from studies.running.variables import summary
+from studies.running.variables import relaxation_summary as summary
 
-DIGITS = data.load("digits", torch.float64)
+DIGITS = images.load("digits", torch.float64)
 ROOT = Path(__file__).parents[2]
 SMALL = Config(
     solver=("exact", "euler", "dopri5"),
@@ -132,7 +131,7 @@ def test_a_solver_that_fails_leaves_the_others_their_results(capsys, monkeypatch
     assert "dopri5 at tau-x 2: the relaxation left" in found.lost.item()
     assert found.relative_error.sel(solver="dopri5").isnull().all()
     assert found.relative_error.sel(solver=["exact", "euler"]).notnull().all()
-    with pytest.raises(DivergenceError, match="no solver got through.*dopri5"):
+    with pytest.raises(DivergenceError, match="every solver failed.*dopri5"):
         run(replace(SMALL, solver=("dopri5",)), DIGITS)
 
 
@@ -151,7 +150,7 @@ def test_a_nonlinear_rule_under_a_clamped_output_runs_and_draws(tmp_path):
     config = replace(config, relaxation_derivative="current")
     (tmp_path / "DONE").touch()
     run(config, DIGITS).to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    assert len(draw(finished.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
+    assert len(draw(run_results.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_graphs_relax_too(tmp_path, network, depths, lowest):
     assert (np.diff(found.depth_default) > 0).all()
     (tmp_path / "DONE").touch()
     found.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    assert len(draw(finished.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
+    assert len(draw(run_results.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
 
 
 def test_what_is_missing_from_a_finished_run_is_made_again_or_told(out, monkeypatch, capsys):
@@ -216,7 +215,7 @@ def test_results_that_lack_a_variable_are_not_drawn(results, tmp_path):
     (tmp_path / "DONE").touch()
     results.drop_vars("cosine").to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
     with pytest.raises(InputError, match=r"results.nc lacks cosine; run the study again"):
-        finished.results(tmp_path, "convergence")
+        run_results.results(tmp_path, "convergence")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +225,7 @@ def test_results_that_lack_a_variable_are_not_drawn(results, tmp_path):
         ('{"batch_size": 2.7}', "2.7 is of type float @ $.batch_size"),
         ('{"duration": true}', "True is of type bool @ $.duration"),
         ('{"duration": 3, "seed": 1.0}', "1.0 is of type float @ $.seed"),
-        ("[]", "is no configuration|cannot read"),
+        ("[]", "is not a configuration|cannot read"),
     ],
 )
 def test_a_config_that_makes_no_sense_says_why(tmp_path, monkeypatch, capsys, text, told):
@@ -308,9 +307,9 @@ OTHERWISE: dict[str, Any] = {
 @pytest.mark.parametrize("name", OTHERWISE)
 def test_every_setting_changes_the_results(tiny, name):
     config = replace(TINY, **{name: OTHERWISE[name]})
-    images = data.load("digits", getattr(torch, config.dtype))
+    digits = images.load("digits", getattr(torch, config.dtype))
     clocks = ["wall_time", "work_wall_time"]
-    other = run(config, images).drop_vars(clocks)
+    other = run(config, digits).drop_vars(clocks)
     assert not other.equals(tiny.drop_vars(clocks))
 
 
@@ -388,7 +387,7 @@ def test_a_stored_config_gives_the_same_run_and_flags_override_it(out, monkeypat
         (["--tolerance", "2"], "tolerance must be below 1"),
         (["--threads", "0"], "threads must lie in 1"),
         (["--seed", "99999999999999999999"], "seed must lie in"),
-        (["--device", "meta"], "no device 'meta' here"),
+        (["--device", "meta"], "no device 'meta' on this machine"),
         (["--network", "cnn", "--sizes", "64", "10"], "belong to the network 'mlp'"),
         (["--network", "lstm", "--depths", "7"], "64 pixels cannot be cut into 7 pieces"),
         (["--network", "lstn"], "lstm"),
@@ -403,11 +402,11 @@ def test_wrong_flags_are_answered_in_a_sentence(tmp_path, monkeypatch, capsys, f
 
 def test_an_incomplete_results_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="no DONE"):
-        finished.results(tmp_path, "convergence")
+        run_results.results(tmp_path, "convergence")
     (tmp_path / "DONE").touch()
     (tmp_path / "results.nc").write_bytes(b"half a file")
     with pytest.raises(InputError, match="run the study again"):
-        finished.results(tmp_path, "convergence")
+        run_results.results(tmp_path, "convergence")
 
 
 def test_the_plot_script_refuses_a_folder_without_results(tmp_path):

@@ -10,7 +10,7 @@ import xarray as xr
 import plots.timescales
 from plots.timescales import draw
 from studies import timescales
-from studies.problems import images as data
+from studies.problems import images
 from studies.running.run_folder import RunFolder
 
 SMALL = timescales.Config(
@@ -26,8 +26,8 @@ SMALL = timescales.Config(
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Sets:
-    return data.Sets(*data.train_and_test("digits", torch.float64))
+def digits() -> images.Sets:
+    return images.Sets(*images.train_and_test("digits", torch.float64))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
         "phase_map",
         "loss_map",
     }
-    assert "NaN: learning was lost" in timescales.summary(results)
+    assert "NaN: training diverged" in timescales.summary(results)
     first = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))
     xr.testing.assert_identical(first, results)
     again = timescales.run(SMALL, digits, RunFolder(tmp_path / "run"))  # from the checkpoint
@@ -106,11 +106,11 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tau_w": (1.0,)}, "tau-w needs 2 or more values, for a map, each once"),
+        ({"tau_w": (1.0,)}, "tau-w needs 2 or more different values"),
         ({"tau_w": (1.0, -1.0)}, "tau-w must be positive"),
         ({"window": (0.0, 1.0)}, "window must lie in 0 … 1"),
         ({"depth": 1}, "depth must be 2 or more"),
-        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs 0 or more values, for a map, each once"),
+        ({"tau_psi": (2.0, 2.0)}, "tau-psi needs different values only"),
         ({"tau_psi": (0.0,)}, "tau-psi must be positive"),
         ({"solver": "exact"}, "unknown solver 'exact'"),
         ({"stimuli": 0}, "stimuli must be positive"),

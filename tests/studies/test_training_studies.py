@@ -26,17 +26,16 @@ from ardyn import (
     Sweep,
     batches,
 )
-from plots.common import run_results as finished
-from plots.common.learning_curves import table
+from plots.common import run_results
 from plots.euler_equivalence import draw
 from plots.feedback import draw as draw_feedback
 from plots.frozen_pass import draw as draw_frozen_pass
 from studies import euler_equivalence, feedback, frozen_pass, scalability
-from studies.problems import images as data
+from studies.problems import images
 from studies.problems.networks import cnn_for, mlp_for
 from studies.running.checkpoints import Checkpoints
 from studies.running.run_folder import RunFolder
-from studies.training.loop import learner
+from studies.training.loop import make_learner
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--hidden", "12", "10", "--epochs", "3", "--seeds", "0", "1", "--learning-rate", "0.002"]
@@ -44,14 +43,14 @@ SMALL = frozen_pass.Config(hidden=(12, 10), epochs=2, seeds=(0, 1), learning_rat
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Sets:
+def digits() -> images.Sets:
     """A sixth of the digits."""
-    train, test = data.train_and_test("digits", torch.float32)
+    train, test = images.train_and_test("digits", torch.float32)
     few = replace(train, inputs=train.inputs[:250], targets=train.targets[:250])
-    return data.Sets(few, test)
+    return images.Sets(few, test)
 
 
-def run(config: Any, sets: data.Sets, tmp_path: Path, module: Any = frozen_pass) -> xr.Dataset:
+def run(config: Any, sets: images.Sets, tmp_path: Path, module: Any = frozen_pass) -> xr.Dataset:
     results: xr.Dataset = module.run(config, sets, RunFolder(tmp_path))
     return results
 
@@ -172,7 +171,7 @@ def test_a_run_is_kept_with_its_table_and_figures(study, tmp_path):
         *("config.json", "results.nc", "manifest.json", "DONE", "table.csv"),
         *("accuracy.png", "accuracy.pdf", "checkpoints"),
     }
-    results = finished.results(folder, "frozen_pass")
+    results = run_results.results(folder, "frozen_pass")
     assert results.accuracy.attrs["units"] == "%"
     assert json.loads((folder / "manifest.json").read_text())["seeds"] == [0, 1]
     rows = (folder / "table.csv").read_text().splitlines()
@@ -187,15 +186,17 @@ def test_runs_of_several_conditions_are_drawn_together(tmp_path, digits):
     for names, seeds in ((("bp", "ar"), (0, 1)), (("c",), (0,))):
         config = replace(SMALL, conditions=names, seeds=seeds, epochs=1)
         runs.append(run(config, digits, tmp_path / names[0]))
-    together = finished.together(runs)
-    assert table(together)["seeds"].tolist() == [2, 2, 1]
+    together = run_results.together(runs)
+    assert run_results.table(together)["seeds"].tolist() == [2, 2, 1]
     first = runs[0].accuracy.isel(epoch=-1).mean("seed")
-    assert table(together)["test accuracy [%]"].iloc[0] == pytest.approx(float(first[0]))
+    assert run_results.table(together)["test accuracy [%]"].iloc[0] == pytest.approx(
+        float(first[0])
+    )
     with pytest.raises(InputError, match="differ in nothing but their conditions and seeds"):
-        finished.together([runs[0], runs[0]])
+        run_results.together([runs[0], runs[0]])
     other = run(replace(SMALL, conditions=("a",), epochs=2), digits, tmp_path / "other")
     with pytest.raises(InputError, match="differ in nothing but their conditions and seeds"):
-        finished.together([runs[0], other])
+        run_results.together([runs[0], other])
 
 
 KILLED_AFTER = """
@@ -247,7 +248,7 @@ def test_a_run_that_was_stopped_is_not_started_over_unasked(study, tmp_path):
     (folder / "results.nc").unlink()
     status, told = study("frozen_pass", *flags, out=tmp_path)
     assert status == 2
-    assert "go on from them with --resume, or start over with --overwrite" in told
+    assert "continue with --resume, or start again with --overwrite" in told
     assert study("frozen_pass", *flags, "--resume", out=tmp_path)[0] == 0
 
 
@@ -271,11 +272,11 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_says_later_that_it_did(
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", interrupted)
         status, told = study("frozen_pass", *flags, out=tmp_path / "long")
-        assert (status, "stopped; nothing is kept" in told) == (130, True)
+        assert (status, "interrupted; no checkpoint was saved" in told) == (130, True)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_be_interrupted)
         status, told = study("frozen_pass", *flags, out=tmp_path / "long")
-        assert (status, "stopped; go on with --resume" in told) == (130, True)
+        assert (status, "interrupted; continue with --resume" in told) == (130, True)
     status, told = study("frozen_pass", *flags, "--resume", out=tmp_path / "long")
     assert (status, "Nothing to resume" in told) == (0, False)
     assert manifest_of(tmp_path / "long")["resumed"]
@@ -286,7 +287,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_and_says_later_that_it_did(
 
 def test_a_learning_rate_that_diverges_says_when_and_keeps_the_checkpoint(digits, tmp_path):
     config = replace(SMALL, conditions=("ar",), learning_rate=0.5, epochs=6)
-    with pytest.raises(DivergenceError, match=r"'ar' was lost in epoch \d, batch \d+.*below 0.5"):
+    with pytest.raises(DivergenceError, match=r"'ar' diverged in epoch \d, batch \d+.*below 0.5"):
         run(config, digits, tmp_path)
     steady = replace(SMALL, conditions=("ar",), epochs=2)
     run(steady, digits, tmp_path / "steady")
@@ -331,21 +332,21 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
     ("name", "flags", "words"),
     [
         ("frozen_pass", ["--conditions", "bq"], "unknown condition 'bq': did you mean 'b"),
-        ("frozen_pass", ["--conditions", "bp", "bp"], "one or more different names"),
+        ("frozen_pass", ["--conditions", "bp", "bp"], "conditions needs one or more different"),
         ("frozen_pass", ["--batch-size", "5000"], "batch size 5000 must lie in 1 … 1498"),
         ("frozen_pass", ["--learning-rate", "-1"], "learning-rate must be positive and finite"),
         ("frozen_pass", ["--epochs", "0"], "epochs must be positive"),
-        ("frozen_pass", ["--seeds", "1", "1"], "seeds must be one or more different numbers"),
+        ("frozen_pass", ["--seeds", "1", "1"], "seeds needs one or more different values"),
         ("frozen_pass", ["--scheme", "exat"], "unknown scheme 'exat': did you mean 'exact'"),
         ("frozen_pass", ["--nonlinear-scheme", "exact"], "needs a frozen or dropped relaxation"),
         ("frozen_pass", ["--step", "2.5", "--scheme", "euler"], "unstable from h/τ"),
         ("frozen_pass", ["--hidden", "0"], "hidden must be positive numbers, got"),
         ("feedback", ["--probe-size", "0"], "probe-size must be positive"),
         ("scalability", ["--conditions", "psy"], "unknown condition 'psy': did you mean 'psi"),
-        ("frozen_pass", ["--step", "0.3"], "step 0.3 means nothing to the scheme 'exact'"),
-        ("frozen_pass", ["--seeds", "9" * 25], "seeds must be one or more different numbers"),
-        ("frozen_pass", ["--tau-z", "1", "1"], "tau-z must be different"),
-        ("frozen_pass", ["--resume", "--overwrite"], "--resume goes on and --overwrite starts"),
+        ("frozen_pass", ["--step", "0.3"], "step 0.3 has no effect with the scheme 'exact'"),
+        ("frozen_pass", ["--seeds", "9" * 25], "seed must lie in 0 … 2⁶³ − 1"),
+        ("frozen_pass", ["--tau-z", "1", "1"], "tau-z needs different values only"),
+        ("frozen_pass", ["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
         ("euler_equivalence", ["--stages", "99"], "stages must lie in 0 … 30"),
         ("euler_equivalence", ["--schemes", "dopri5"], "unknown scheme 'dopri5'"),
         ("euler_equivalence", ["--steps", "0.1"], "steps needs 2 or more different values"),
@@ -466,7 +467,7 @@ def test_conditions_are_those_of_the_paper(module, words):
 
 def test_the_output_belongs_to_rules_by_pattern_too():
     config = scalability.Config(output="clamped", seeds=(0,))
-    made = learner(config, scalability.CONDITIONS["psi-fc"], cnn_for("digits", "code"))
+    made = make_learner(config, scalability.CONDITIONS["psi-fc"], cnn_for("digits", "code"))
     assert isinstance(made.rule, dict)
     assert {rule.output for rule in made.rule.values()} == {"clamped"}
     assert ardyn.Relaxation(
@@ -506,7 +507,7 @@ def test_seeds_epochs_and_test_samples_are_what_they_are_called(digits, tmp_path
     config = replace(SMALL, conditions=("ar",), epochs=3)
     results = run(config, digits, tmp_path)
     assert epochs[1:] == [1, 2, 3]  # the first looks at a batch before any work
-    start = learner(config, frozen_pass.CONDITIONS["ar"], mlp_for("digits", (12, 10)))
+    start = make_learner(config, frozen_pass.CONDITIONS["ar"], mlp_for("digits", (12, 10)))
     loss, accuracy = ardyn.evaluate(start.model, digits.test.inputs, digits.test.targets)
     first = results.isel(condition=0, epoch=0)
     np.testing.assert_allclose(first.accuracy, 100 * accuracy, rtol=1e-12)
@@ -550,7 +551,7 @@ def test_a_network_lost_in_its_last_batch_leaves_the_checkpoint(digits, tmp_path
 def test_the_table_holds_means_and_standard_errors(digits, tmp_path):
     results = run(replace(SMALL, conditions=("ar",), seeds=(0, 1, 2)), digits, tmp_path)
     final = results.accuracy.isel(epoch=-1, condition=0).values
-    (row,) = table(results).to_dict("records")
+    (row,) = run_results.table(results).to_dict("records")
     assert row["test accuracy [%]"] == pytest.approx(final.mean())
     assert row["standard error"] == pytest.approx(final.std(ddof=1) / 3**0.5)
     assert (row["best"], row["worst"]) == (final.max(), final.min())

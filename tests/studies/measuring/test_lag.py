@@ -1,4 +1,4 @@
-"""Weights that learn during the convergence study: what activities follow, how far behind."""
+"""Tracking of a gradient that moves as weights change, in the convergence study."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,10 +12,10 @@ import ardyn
 from ardyn import InputError
 from plots.convergence import draw
 from studies.convergence import Config, run
-from studies.measuring import lag as following
-from studies.problems import images as data
+from studies.measuring import lag
+from studies.problems import images
 from studies.running.run_folder import RunFolder
-from studies.running.variables import summary
+from studies.running.variables import relaxation_summary as summary
 from tests.oracles.problems import generator, problem
 
 SLOW = Config(
@@ -33,7 +33,7 @@ SLOW = Config(
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits", torch.float64)
+    return images.load("digits", torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def results(digits):
 
 
 def test_activities_lag_behind_by_the_time_constants_on_the_way(results):
-    lag = results.g_lag.isel(record=slice(50, None))
+    delay = results.g_lag.isel(record=slice(50, None))
     # What sends back to fc2 is the weights above it alone: one leak lies between.
-    np.testing.assert_allclose(lag.sel(layer="fc2"), 0.5, rtol=2e-3)
-    assert (lag.sel(layer="fc1") > 0.55).all()
-    assert (lag.sel(layer="fc1") < 1.0).all()
+    np.testing.assert_allclose(delay.sel(layer="fc2"), 0.5, rtol=2e-3)
+    assert (delay.sel(layer="fc1") > 0.55).all()
+    assert (delay.sel(layer="fc1") < 1.0).all()
     assert results.g_lag.sel(layer="fc3").isnull().all()
 
 
@@ -114,14 +114,14 @@ def test_time_constants_keep_the_order_they_were_given_in(digits):
 
 
 def test_a_time_constant_that_is_lost_with_every_solver_keeps_its_place(digits, monkeypatch):
-    follow = following.following
+    tracking = lag.tracking
 
     def fails_at_times(sim, *rest):
         if sim.dynamics.tau["fc1"] == 2.0:
             raise ardyn.DivergenceError("it left the finite numbers")
-        return follow(sim, *rest)
+        return tracking(sim, *rest)
 
-    monkeypatch.setattr(following, "following", fails_at_times)
+    monkeypatch.setattr(lag, "tracking", fails_at_times)
     found = run(replace(SLOW, solver=("rk4",), tau_x=(2.0, 0.5), tau_w=(1e3,)), digits)
     assert found.bp_error.sel(tau_x=2.0).isnull().all()
     assert found.bp_error.sel(tau_x=0.5).notnull().all()
@@ -134,14 +134,14 @@ def test_a_step_that_the_weights_do_not_allow_is_refused_before_any_work(digits,
 
 
 def test_a_solver_that_fails_leaves_the_others(digits, capsys, tmp_path, monkeypatch):
-    follow = following.following
+    tracking = lag.tracking
 
     def fails_at_times(sim, duration, solver, shown):
         if isinstance(solver, ardyn.Fixed) and sim.plasticity.tau_weights == 1e3:
             raise ardyn.DivergenceError("it left the finite numbers")
-        return follow(sim, duration, solver, shown)
+        return tracking(sim, duration, solver, shown)
 
-    monkeypatch.setattr(following, "following", fails_at_times)
+    monkeypatch.setattr(lag, "tracking", fails_at_times)
     found = run(replace(SLOW, solver=("euler", "dopri5")), digits)
     assert found.lost.item() == "euler at tau-x 0.5, tau-w 1000: it left the finite numbers"
     assert "warning: euler at" in capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_a_solver_that_fails_leaves_the_others(digits, capsys, tmp_path, monkeyp
     figures = {path.stem for path in draw(found, tmp_path)}
     assert {"moving_gradient", "moving_lag"} < figures
     assert "lag behind BP" in summary(found)
-    assert "NaN" not in summary(found).split("or it rests)")[1]
+    assert "NaN" not in summary(found).split("or the gradient is constant)")[1]
     none = run(replace(SLOW, solver=("euler",), tau_w=(1e3,)), digits)
     assert "bp_error" not in none
     assert "lag behind BP" not in summary(none)
@@ -162,15 +162,15 @@ def test_a_run_that_was_stopped_follows_no_gradient_twice(digits, tmp_path, monk
     config = replace(
         SLOW, solver=("rk4", "euler"), tau_w=(1e3,), feedback="learned", tau_psi=(50.0, 60.0)
     )
-    whole, follow, calls = run(config, digits), following.following, []
+    whole, tracking, calls = run(config, digits), lag.tracking, []
 
     def is_interrupted(sim, duration, solver, shown):
         calls.append(solver)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return follow(sim, duration, solver, shown)
+        return tracking(sim, duration, solver, shown)
 
-    monkeypatch.setattr(following, "following", is_interrupted)
+    monkeypatch.setattr(lag, "tracking", is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config, digits, RunFolder(tmp_path))
     again = run(config, digits, RunFolder(tmp_path))
@@ -194,7 +194,7 @@ def test_feedback_weights_and_traces_move_too(digits, tmp_path):
 def test_what_a_batch_teaches_is_averaged():
     case, found = problem(), []
     for copies in (1, 3):
-        sims = following.relaxations(
+        sims = lag.relaxations(
             partial(
                 ardyn.Relaxation,
                 case.model,
@@ -208,7 +208,7 @@ def test_what_a_batch_teaches_is_averaged():
             tau_z=[],
         )
         (sim,) = sims.values()
-        found.append(following.following(sim, 5.0, ardyn.Fixed("rk4", 0.1), ["fc1", "fc2"]))
+        found.append(lag.tracking(sim, 5.0, ardyn.Fixed("rk4", 0.1), ["fc1", "fc2"]))
     np.testing.assert_allclose(found[0].bp_drift, found[1].bp_drift, rtol=1e-9)
     assert (found[0].bp_drift.isel(record=-1) > 0.01).all()
 
@@ -219,12 +219,12 @@ def test_the_lag_of_a_curve_that_follows_is_its_delay():
     def curve(t):
         return torch.stack([t.sin(), t**2], dim=1)[:, None]
 
-    lag = following.lag(times, curve((times - 0.9).clamp(min=0)), curve(times))
-    np.testing.assert_allclose(lag[10:], 0.9, atol=2e-3)
-    np.testing.assert_allclose(lag[1:9], times[1:9], atol=1e-12)
-    assert lag[0].isnan()
-    assert following.lag(times, curve(times), torch.ones(101, 1, 2)).isnan().all()
-    ahead = following.lag(times, curve(times + 1), curve(times))
+    delay = lag.tracking_lag(times, curve((times - 0.9).clamp(min=0)), curve(times))
+    np.testing.assert_allclose(delay[10:], 0.9, atol=2e-3)
+    np.testing.assert_allclose(delay[1:9], times[1:9], atol=1e-12)
+    assert delay[0].isnan()
+    assert lag.tracking_lag(times, curve(times), torch.ones(101, 1, 2)).isnan().all()
+    ahead = lag.tracking_lag(times, curve(times + 1), curve(times))
     assert ahead[10:].isnan().all()
 
 
@@ -236,27 +236,30 @@ def test_the_lag_of_a_gradient_that_hardly_moves_is_its_delay(drift):
     def curve(t):
         return at_first + drift * (t / 30)[:, None] * way
 
-    lag = following.lag(times, curve(times - 1.3), curve(times))
-    np.testing.assert_allclose(lag[10:], 1.3, rtol=1e-5)
+    delay = lag.tracking_lag(times, curve(times - 1.3), curve(times))
+    np.testing.assert_allclose(delay[10:], 1.3, rtol=1e-5)
 
 
 def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
     times = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
     goal = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
     x = torch.tensor([[0.3, 5.0], [0.3, 0.6], [2.5, -0.4]], dtype=torch.float64)
-    np.testing.assert_allclose(following.lag(times, x, goal)[1:], [0.7, 0.5], atol=1e-12)
+    np.testing.assert_allclose(lag.tracking_lag(times, x, goal)[1:], [0.7, 0.5], atol=1e-12)
     x = torch.tensor([[0.3, 5.0], [0.3, 0.8], [2.5, -0.6]], dtype=torch.float64)
-    assert following.lag(times, x, goal).isnan().all()  # further away than g has moved since
+    assert lag.tracking_lag(times, x, goal).isnan().all()  # further away than g has moved since
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tau_w": (1.0, 1.0)}, "tau-w must be different"),
+        ({"tau_w": (1.0, 1.0)}, "tau-w needs different values only"),
         ({"tau_w": (-1.0,)}, "tau-w must be positive"),
-        ({"tau_psi": (5.0,)}, "tau-psi is of feedback weights that learn"),
-        ({"tau_w": (), "tau_z": (5.0,)}, "tau-z is of a trace that learning weights read"),
-        ({"solver": ("exact",)}, "exact has no closed form of weights that move"),
+        ({"tau_psi": (5.0,)}, "tau-psi needs learned feedback weights"),
+        (
+            {"tau_w": (), "tau_z": (5.0,)},
+            "tau-z .* a trace that only plastic weights read",
+        ),
+        ({"solver": ("exact",)}, "exact has no closed form when weights are plastic"),
     ],
 )
 def test_settings_that_move_nothing_are_refused(change, words):

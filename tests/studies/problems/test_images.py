@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 
 from ardyn import InputError
 from ardyn.models import IMAGES
-from studies.problems import downloads
-from studies.problems import images as data
+from studies.problems import downloads, images
 from tests.studies.problems.test_formats import random_pixels, small_files
 
 OFFICIAL = tuple(downloads.LAYOUTS)
@@ -33,7 +32,7 @@ def write(folder, name, split, pixels, labels):
 @pytest.fixture(params=OFFICIAL)
 def small(request, tmp_path, monkeypatch):
     """A data set of three training samples (per file) and two test samples."""
-    monkeypatch.setattr(data, "SAMPLES", {})
+    monkeypatch.setattr(images, "SAMPLES", {})
     pixels = random_pixels(request.param, samples=5)
     write(tmp_path / request.param, request.param, "train", pixels[:3], [7, 0, 2])
     write(tmp_path / request.param, request.param, "test", pixels[3:], [1, 9])
@@ -41,11 +40,11 @@ def small(request, tmp_path, monkeypatch):
 
 
 def test_every_data_set_has_a_shape_and_files():
-    assert set(get_args(data.DatasetName)) == set(IMAGES) == {"digits", *OFFICIAL}
+    assert set(get_args(images.DatasetName)) == set(IMAGES) == {"digits", *OFFICIAL}
 
 
 def test_digits_are_real_pixels_with_one_hot_labels():
-    digits = data.load("digits", torch.float64)
+    digits = images.load("digits", torch.float64)
     assert digits.inputs.shape == (1797, 64)
     assert digits.inputs.min() == 0
     assert digits.inputs.max() == 1
@@ -55,12 +54,12 @@ def test_digits_are_real_pixels_with_one_hot_labels():
 
 def test_the_checksum_of_the_digits_is_that_of_stored_results():
     stored = "5889d26819cf830d070975af3c711419825fa0a078137b3d80b8e7d06bd58da0"
-    assert data.load("digits", torch.float32).checksum == stored
+    assert images.load("digits", torch.float32).checksum == stored
 
 
 def test_every_sixth_digit_is_a_test_sample():
-    digits = data.load("digits", torch.float64)
-    train, test = data.train_and_test("digits", torch.float64)
+    digits = images.load("digits", torch.float64)
+    train, test = images.train_and_test("digits", torch.float64)
     assert torch.equal(test.inputs, digits.inputs[5::6])
     assert torch.equal(test.targets, digits.targets[5::6])
     assert torch.equal(train.inputs[:6], digits.inputs[[0, 1, 2, 3, 4, 6]])
@@ -70,7 +69,7 @@ def test_every_sixth_digit_is_a_test_sample():
 
 def test_official_files_become_pixels_from_0_to_1_and_one_hot_labels(small):
     name, folder, pixels = small
-    train, test = data.train_and_test(name, torch.float64, folder)
+    train, test = images.train_and_test(name, torch.float64, folder)
     torch.testing.assert_close(train.inputs[:3] * 255, torch.tensor(pixels[:3]).double())
     torch.testing.assert_close(test.inputs * 255, torch.tensor(pixels[3:]).double())
     assert train.targets[:3].argmax(1).tolist() == [7, 0, 2]
@@ -81,8 +80,8 @@ def test_official_files_become_pixels_from_0_to_1_and_one_hot_labels(small):
 
 def test_load_is_the_training_set_in_any_precision(small):
     name, folder, _ = small
-    train, _ = data.train_and_test(name, torch.float64, folder)
-    loaded = data.load(name, torch.float32, folder)
+    train, _ = images.train_and_test(name, torch.float64, folder)
+    loaded = images.load(name, torch.float32, folder)
     assert loaded.inputs.dtype == loaded.targets.dtype == torch.float32
     assert torch.equal(loaded.inputs, train.inputs.float())
     assert torch.equal(loaded.targets, train.targets.float())
@@ -93,21 +92,21 @@ def test_the_training_set_needs_no_test_files(small):
     name, folder, _ = small
     for file in downloads.LAYOUTS[name].test:
         (folder / name / file).unlink()
-    data.load(name, torch.float32, folder)
+    images.load(name, torch.float32, folder)
     with pytest.raises(InputError, match=f"{name} lacks"):
-        data.train_and_test(name, torch.float32, folder)
+        images.train_and_test(name, torch.float32, folder)
 
 
 def test_checksums_are_of_the_pixels_and_the_labels(small):
     name, folder, pixels = small
-    _, test = data.train_and_test(name, torch.float32, folder)
+    _, test = images.train_and_test(name, torch.float32, folder)
     stored = pixels[3:] / 255 if "mnist" in name else pixels[3:].astype(np.uint8)
     labels = np.array([1, 9], np.uint8)
     assert test.checksum == hashlib.sha256(stored.tobytes() + labels.tobytes()).hexdigest()
 
 
 def test_a_batch_is_seeded_and_without_repeats():
-    digits = data.load("digits", torch.float64)
+    digits = images.load("digits", torch.float64)
     batches = [digits.batch(1797, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2)]
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
@@ -116,7 +115,7 @@ def test_a_batch_is_seeded_and_without_repeats():
 
 @pytest.mark.parametrize("size", [0, 1798])
 def test_a_batch_that_is_no_part_of_the_set_is_refused(size):
-    digits = data.load("digits", torch.float64)
+    digits = images.load("digits", torch.float64)
     with pytest.raises(InputError, match=rf"batch size {size} must lie in 1 … 1797"):
         digits.batch(size, torch.Generator())
 
@@ -127,10 +126,10 @@ def test_a_file_that_is_not_whole_is_never_loaded(small):
     path = folder / name / file
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=file):
-        data.train_and_test(name, torch.float32, folder)
+        images.train_and_test(name, torch.float32, folder)
 
 
-@pytest.mark.parametrize("read", [data.load, data.train_and_test])
+@pytest.mark.parametrize("read", [images.load, images.train_and_test])
 def test_an_unknown_data_set_is_refused(read):
     with pytest.raises(InputError, match="unknown dataset 'cifar': did you mean 'cifar10"):
         read("cifar", torch.float32)
@@ -141,7 +140,7 @@ def test_the_real_sets_are_whole(name):
     if downloads.missing(name, ("train", "test"), REAL / name):
         pytest.skip("needs the real files in ARDYN_DATA")
     channels, side, classes = IMAGES[name]
-    sets = data.train_and_test(name, torch.float32, REAL)
+    sets = images.train_and_test(name, torch.float32, REAL)
     for real, count in zip(sets, COUNTS.get(name, (60000, 10000)), strict=True):
         assert real.inputs.shape == (count, channels * side**2)
         assert real.inputs.min() == 0
@@ -154,4 +153,4 @@ def test_a_set_that_is_not_whole_is_refused(name, tmp_path):
     pixels = random_pixels(name, samples=5)
     write(tmp_path / name, name, "train", pixels[:3], [7, 0, 2])
     with pytest.raises(InputError, match=rf"train images of {name}, and the official set has"):
-        data.load(name, torch.float32, tmp_path)
+        images.load(name, torch.float32, tmp_path)
