@@ -257,9 +257,12 @@ def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
         ({"tau_psi": (5.0,)}, "tau-psi needs learned feedback weights"),
         (
             {"tau_w": (), "tau_z": (5.0,)},
-            "tau-z .* a trace that only plastic weights read",
+            "tau-z is the time constant of a trace that only plastic weights read, and no weights are",
         ),
-        ({"solver": ("exact",)}, "exact has no closed form when weights are plastic"),
+        (
+            {"solver": ("exact",)},
+            "no closed form when weights are plastic, as the feedback W x is then a product of two",
+        ),
     ],
 )
 def test_settings_that_move_nothing_are_refused(change, words):
