@@ -257,7 +257,7 @@ def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
         ({"tau_psi": (5.0,)}, "tau-psi needs learned feedback weights"),
         (
             {"tau_w": (), "tau_z": (5.0,)},
-            "tau-z is the time constant of a trace that only plastic weights read, and no weights are",
+            "tau-z is the time constant of a trace that only plastic weights read, and no weights",
         ),
         (
             {"solver": ("exact",)},
