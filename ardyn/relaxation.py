@@ -1,10 +1,9 @@
 """Relaxation: one batch, one network, one rule, ready to be solved."""
 
-import copy
 import math
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,22 +13,20 @@ from torch import Tensor, nn
 from ardyn.analysis import moving_gradients
 from ardyn.analysis.references import KeptReferences, choose_reference
 from ardyn.analysis.trajectory import Trajectory
-from ardyn.batch import as_inputs, check_differentiable, numbered, tau_of_each
 from ardyn.closed_form.convergence_time import exact_convergence_time
 from ardyn.closed_form.quasi_static import check_update_linear, integrated_gradients
 from ardyn.closed_form.solver import ClosedForm, check_linear
 from ardyn.dynamics.activity import Dynamics
-from ardyn.dynamics.coupled import Coupled, check_moves
-from ardyn.dynamics.feedback import checked_feedback
+from ardyn.dynamics.coupled import Coupled
 from ardyn.dynamics.learning import parameter_gradients
-from ardyn.dynamics.loss import Loss, check_drive, evaluation, loss_name
+from ardyn.dynamics.loss import Loss, loss_name
 from ardyn.dynamics.plasticity import Plasticity, check_window
-from ardyn.dynamics.rule import Rule, check_rules_matter, check_tau_trace, rule_of_each_block
+from ardyn.dynamics.rule import Rule
 from ardyn.dynamics.windows import Learned, check_plasticity, relax_coupled
-from ardyn.errors import InputError, check_finite, is_finite
-from ardyn.network.agreement import Driven, feed_forward, named_parameters, uncut_gradients
-from ardyn.network.containers import tensors_in
-from ardyn.network.network import Network, Units
+from ardyn.errors import InputError
+from ardyn.network.agreement import uncut_gradients
+from ardyn.network.network import Units
+from ardyn.setup import Setup
 from ardyn.solvers.system import Solution, Solver, Stop, as_times, check_is_solver
 
 _CHANGED = (
@@ -37,49 +34,6 @@ _CHANGED = (
     "hook or a new part changes what its modules compute; make a new one, or read its gradients "
     "before the optimiser's step"
 )
-
-
-@dataclass(frozen=True)
-class _Assigned:
-    """What Rule and τ mean for the blocks and units of one network; checked."""
-
-    network: Network
-    relaxing: Network
-    """The same, with its clamped outputs at once."""
-    rules: Mapping[str, Rule]
-    tau: Mapping[str, float]
-    with_psi: tuple[str, ...] = ()
-    """Blocks that have ψ."""
-
-    @classmethod
-    def of(
-        cls,
-        network: Network,
-        rule: Rule | Mapping[str, Rule],
-        tau: float | Sequence[float],
-        tau_trace: float | None,
-    ) -> "_Assigned":
-        """Checked to fit."""
-        rules = rule_of_each_block(rule, tuple(network.block))
-        check_rules_matter(network, rule)
-        check_tau_trace(tau_trace, rules.values())
-        is_clamped = next(iter(rules.values())).output == "clamped"
-        relaxing = network.clamped if is_clamped else network
-        if not relaxing.units:
-            why = (
-                "one block and a clamped output; let it relax"
-                if is_clamped
-                else "the module returns its parameters as they are; return what it computes"
-            )
-            raise InputError(f"no unit relaxes: {why}")
-        return cls(network, relaxing, rules, tau_of_each(tau, relaxing.units))
-
-    def fed_back(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Blocks that have ψ, and their weights."""
-        for block in self.with_psi:
-            weight = self.network.block[block].layer.weight
-            assert weight is not None
-            yield block, parameters[weight]
 
 
 class Relaxation:
@@ -122,96 +76,45 @@ class Relaxation:
         units: Units = "block",
         plasticity: Plasticity | None = None,
     ) -> None:
-        self.model, self.loss, self.plasticity, self.units = model, loss, plasticity, units
-        self.inputs, self.targets = inputs, targets
-        self._rule, self._tau, self._tau_trace = rule, tau, tau_trace
-        self._feedback = feedback or {}
-        named = named_parameters(model)
-        check_differentiable(named, as_inputs(inputs), targets, loss)
-        check_finite({f"parameter '{name}'": p for name, p in named.items()})
-        self._assigned: list[_Assigned] = []
-        self._settle(self._feed_forward())
+        setup = Setup(
+            model,
+            loss=loss,
+            rule=rule,
+            tau=tau,
+            feedback=feedback,
+            tau_trace=tau_trace,
+            units=units,
+            plasticity=plasticity,
+        )
+        self._begin(setup, inputs, targets)
 
-    def again(self, inputs: Any, targets: Any) -> "Relaxation":
-        """The same on another batch, with the weights as they are now.
+    @classmethod
+    def of(cls, setup: Setup, inputs: Any, targets: Any) -> "Relaxation":
+        """The relaxation of a batch, where ``setup`` is shared by one batch after another.
 
-        For training: where the network is one that was seen, so is what was checked of it.
-
-        Raises:
-            InputError: inputs or targets that hold NaN or infinity, or targets that don't fit.
+        What was checked of a network and its Rule at one batch is not checked again at the next.
         """
-        other = self.without_batch()
-        other.inputs, other.targets = inputs, targets
-        check_differentiable({}, as_inputs(inputs), targets, self.loss)
-        other._settle(other._feed_forward())
-        return other
+        sim = cls.__new__(cls)
+        sim._begin(setup, inputs, targets)
+        return sim
 
-    def without_batch(self) -> "Relaxation":
-        """What ``again`` needs of it: no activities, no copies of weights."""
-        other = copy.copy(self)
-        for name in ("inputs", "targets", "dynamics", "loss_value", "penalty"):
-            other.__dict__.pop(name, None)
-        for name in ("gradients", "equilibrium"):
-            other.__dict__.pop(name, None)
-        return other
-
-    def _settle(self, driven: Driven) -> None:
-        """Give every block of the network its Rule, ψ and time constant."""
+    def _begin(self, setup: Setup, inputs: Any, targets: Any) -> None:
+        """The feed-forward pass."""
+        self.setup, self.inputs, self.targets = setup, inputs, targets
+        driven = setup.feed_forward(inputs, targets)
         self.network = driven.forward_pass.network
-        named = driven.forward_pass.run.parameters
-        known = next((each for each in self._assigned if each.network is self.network), None)
-        its = known or _Assigned.of(self.network, self._rule, self._tau, self._tau_trace)
-        psi = (
-            {block: self._feedback[block].detach().to(W) for block, W in known.fed_back(named)}
-            if known
-            else checked_feedback(its.relaxing, named, its.rules, self._feedback)
-        )
-        self.dynamics = Dynamics(
-            replace(driven.forward_pass, network=its.relaxing),
-            driven.drive,
-            its.rules,
-            psi,
-            its.tau,
-            self._tau_trace,
-            frozenset(name for name, p in named.items() if not p.requires_grad),
-        )
-        if known is None:
-            if self.plasticity is not None:
-                check_moves(self.plasticity, self.dynamics)
-            self._assigned.append(replace(its, with_psi=tuple(psi)))
-
-    def _after(self, driven: Driven, feedback: Mapping[str, Tensor]) -> Dynamics:
-        """The dynamics after another feed-forward pass of the same network, with these ψ."""
-        forward_pass = replace(driven.forward_pass, network=self.dynamics.forward_pass.network)
-        psi = {block: feedback[block] for block in self.dynamics.feedback}
-        return replace(self.dynamics, forward_pass=forward_pass, drive=driven.drive, feedback=psi)
-
-    def _feed_forward(self) -> Driven:
-        """The frozen pass, and the loss gradients at its outputs."""
-        inputs = tensors_in(self.inputs)
-        try:
-            driven = self._pass_with({})
-        except InputError:
-            check_finite(numbered("inputs", inputs))
-            raise
-        # Infinities are no fault where a softmax alone reads them, as those of a mask.
-        below = driven.forward_pass.below.values()
-        if not is_finite(inputs) and not is_finite(below):
-            check_finite(numbered("inputs", inputs))
+        self.dynamics = setup.dynamics(driven)
         self.loss_value, self.penalty = driven.value, driven.penalty
-        run = driven.forward_pass.run
-        buffers = (b for m in run.modules.values() for b in m._buffers.values() if b is not None)
-        in_use = (*run.parameters.values(), *buffers, *inputs)
-        run.unchanged.watch((*in_use, *tensors_in(self.targets)))
-        return driven
 
-    def _pass_with(self, weights: Mapping[str, Tensor]) -> Driven:
-        """A feed-forward pass with these weights, the loss and its gradients at the outputs."""
-        evaluate = evaluation(self.loss, self.targets)
-        driven = feed_forward(self.model, self.inputs, evaluate, self.units, weights, self.loss)
-        activity = driven.forward_pass.activity
-        check_drive(self.loss, driven.drive, {n: activity[n] for n in driven.drive})
-        return driven
+    @property
+    def model(self) -> nn.Module:
+        """The module that is relaxed."""
+        return self.setup.model
+
+    @property
+    def plasticity(self) -> Plasticity | None:
+        """Of weights that change while activities relax."""
+        return self.setup.plasticity
 
     def dynamics_with(
         self, weights: Mapping[str, Tensor], feedback: Mapping[str, Tensor]
@@ -222,7 +125,14 @@ class Relaxation:
             weights: by parameter; what isn't among them stays.
             feedback: ψ by block, likewise.
         """
-        return self._after(self._pass_with(weights), {**self.dynamics.feedback, **feedback})
+        driven = self.setup.pass_with(weights, self.inputs, self.targets)
+        now = self.dynamics
+        return replace(
+            now,
+            forward_pass=replace(driven.forward_pass, network=now.forward_pass.network),
+            drive=driven.drive,
+            feedback={**now.feedback, **feedback},
+        )
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
@@ -261,7 +171,7 @@ class Relaxation:
             "rule": str(next(iter(rules.values())) if alike else rules),
             "tau": str(self.dynamics.tau),
             "tau_trace": str(self.dynamics.tau_trace),
-            "loss": loss_name(self.loss),
+            "loss": loss_name(self.setup.loss),
             "plasticity": str(self.plasticity),
         }
 
@@ -290,7 +200,8 @@ class Relaxation:
             raise InputError(
                 f"weights_every must be a whole number, 0 or more, got {weights_every!r}; use 1"
             )
-        if weights_every and not self._moves:
+        plasticity = self.setup.plasticity if self.setup.is_plastic else None
+        if weights_every and plasticity is None:
             raise InputError(
                 f"weights_every = {weights_every} means nothing to weights that stand still; drop "
                 f"it, or make the Relaxation with plasticity"
@@ -298,9 +209,9 @@ class Relaxation:
         self.check(solver, stop, float(t[-1]))
         learned = None
         with torch.no_grad():
-            if self.plasticity is not None and self._moves:
+            if plasticity is not None:
                 solution, learned = relax_coupled(
-                    self.dynamics, self.plasticity, t, solver, weights_every
+                    self.dynamics, plasticity, t, solver, weights_every
                 )
             else:
                 solution = solver.solve(self.dynamics, t, stop)
@@ -312,7 +223,7 @@ class Relaxation:
         check_is_solver(solver)
         if stop is not None and not hasattr(stop, "is_reached"):
             raise InputError(f"stop must be a SteadyState, got {stop!r}; use SteadyState(1e-6)")
-        if self.plasticity is None or not self._moves:
+        if self.plasticity is None or not self.setup.is_plastic:
             solver.check(self.dynamics, stop)
             return
         check_plasticity(self.plasticity, self.dynamics, solver, end, stop)
@@ -330,7 +241,7 @@ class Relaxation:
             InputError: the rule has no closed form, or weights move.
         """
         self._check_unchanged()
-        if self._moves:
+        if self.setup.is_plastic:
             raise InputError(
                 "weights that move leave no exact convergence time; solve with such as "
                 "Adaptive('dopri5'), and ask the trajectory for its convergence_time()"
@@ -391,11 +302,6 @@ class Relaxation:
         _, learned = self._moved(trajectory)
         found = moving_gradients.backprop_gradients(self.dynamics.forward_pass, learned)
         return {unit: found[unit] for unit in self.network.units}
-
-    @property
-    def _moves(self) -> bool:
-        """Whether weights move while activities relax."""
-        return self.plasticity is not None and self.plasticity.moves
 
     def _moved(self, trajectory: Trajectory) -> tuple[Plasticity, Learned]:
         self._check_unchanged()

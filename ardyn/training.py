@@ -1,7 +1,7 @@
 """Training with AR: the weight update at the end of a relaxation, in place of loss.backward()."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ardyn.closed_form.solver import ClosedForm
 from ardyn.dynamics.learning import accumulate
 from ardyn.dynamics.loss import Loss, loss_function
-from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, check_window_within
+from ardyn.dynamics.plasticity import check_is_plasticity, check_window_within
 from ardyn.dynamics.rule import Rule
 from ardyn.dynamics.windows import check_steps
 from ardyn.ensembles import ensemble_size
@@ -19,6 +19,7 @@ from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.network.forward_pass import arguments_of
 from ardyn.network.network import Units
 from ardyn.relaxation import Relaxation
+from ardyn.setup import Setup
 from ardyn.solvers.system import Solver
 
 
@@ -54,22 +55,19 @@ def backward(
     """
     check_positive("duration", duration, such_as=10)
     sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback, tau_trace, units)
-    _relax_and_accumulate(sim, duration, solver, feedback or {})
+    _relax_and_accumulate(sim, duration, solver)
     return sim.loss_value
 
 
-def _relax_and_accumulate(
-    sim: Relaxation, duration: float, solver: Solver, feedback: Mapping[str, Tensor]
-) -> None:
-    passed = sim.dynamics.forward_pass
-    if not any(p.requires_grad for p in passed.run.parameters.values()):
+def _relax_and_accumulate(sim: Relaxation, duration: float, solver: Solver) -> None:
+    if not any(p.requires_grad for p in sim.dynamics.forward_pass.run.parameters.values()):
         name = type(sim.model).__name__
         raise InputError(f"no parameter of {name} requires a gradient; let one")
     final = sim.solve([duration], solver)
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
     with torch.no_grad():
-        accumulate(sim.dynamics, x, z, sim.penalty, feedback)
+        accumulate(sim.dynamics, x, z, sim.penalty, sim.setup.psi)
 
 
 def backprop(model: nn.Module, inputs: Any, targets: Any, loss: Loss = "sse") -> Tensor:
@@ -89,37 +87,33 @@ Method = Literal["ar", "bp"]
 
 
 @dataclass(frozen=True)
-class Learner:
+class Learner(Setup):
     """A network, or an ensemble, that learns from one batch after another.
 
     The phasic scheme: relax with the weights fixed, then W ← W − lr · (…)(T) (paper, Algorithm 1);
     or backprop in the same loop, to compare with. Or, with ``plasticity`` in place of an optimiser,
     the continuous scheme: each batch is a stimulus of that duration, with a feed-forward sweep at
-    its onset; weights move during the window of plasticity, and carry on from one to the next.
+    its onset; weights change during the window of plasticity, and keep their values at the end of
+    one stimulus for the next.
 
     Args:
+        model: any module that backprop trains.
         optimiser: any of torch's, over the model's parameters, and over ψ where it is learned.
-        method: "ar", or "bp" for backprop by autograd.
+        method: "ar", or "bp" for backprop by autograd, for which only ``loss`` matters.
+        duration: length of the relaxation, in the unit of ``tau``; the paper's is 10 τ.
+        solver: how to relax; the default is exact, and needs a linear Rule.
         plasticity: time constants of the weights, and their window within each stimulus; needs a
             solver that steps.
 
-    The others are those of ``backward``; a Rule means nothing to backprop. While it learns, the
-    model's parameters change in place, and nothing else of it.
+    The others are those of ``Relaxation``. Training changes the model's parameters in place, and
+    nothing else of it.
     """
 
-    model: nn.Module
     optimiser: torch.optim.Optimizer | None = None
     method: Method = "ar"
-    loss: Loss = "sse"
-    rule: Rule | Mapping[str, Rule] = field(default_factory=Rule)
-    tau: float | Sequence[float] = 1.0
+    _: KW_ONLY
     duration: float = 10.0
-    solver: Solver = field(default_factory=ClosedForm)
-    feedback: Mapping[str, Tensor] | None = None
-    tau_trace: float | None = None
-    units: Units = "block"
-    plasticity: Plasticity | None = None
-    _made: list[Relaxation] = field(default_factory=list, init=False, repr=False)
+    solver: Solver = ClosedForm()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         check_positive("duration", self.duration, such_as=10)
@@ -146,18 +140,13 @@ class Learner:
             n: p for n, p in self.model.named_parameters() if p.requires_grad
         }
         if self.method == "ar" and _learns_feedback(self.rule):
-            learning |= {f"feedback of '{block}'": psi for block, psi in self.feedback_items}
+            learning |= {f"feedback of '{block}'": psi for block, psi in self.psi.items()}
         for name, p in learning.items():
             if id(p) not in taken:
                 raise InputError(
                     f"the optimiser was not given {name}, which learns; make it over the model's "
                     f"parameters, and ψ where the Rule learns it, or use requires_grad_(False)"
                 )
-
-    @property
-    def feedback_items(self) -> list[tuple[str, Tensor]]:
-        """ψ by block."""
-        return list((self.feedback or {}).items())
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
         """Learn from one batch; 𝓛 before the update, summed over samples, [].
@@ -166,7 +155,7 @@ class Learner:
             InputError, DivergenceError: as ``backward``.
         """
         if self.optimiser is None:
-            return self._live_through(inputs, targets)
+            return self._learn_during(inputs, targets)
         value = self.fill_gradients(inputs, targets)
         self.optimiser.step()
         return value
@@ -174,46 +163,32 @@ class Learner:
     def fill_gradients(self, inputs: Any, targets: Any) -> Tensor:
         """The first half of a step: ``.grad`` of everything that learns; returns 𝓛."""
         self.model.zero_grad()
-        for _, psi in self.feedback_items:
+        for psi in self.psi.values():
             psi.grad = None
         if self.method == "bp":
             return backprop(self.model, inputs, targets, self.loss)
-        sim = self._relaxation(inputs, targets)
-        _relax_and_accumulate(sim, self.duration, self.solver, self.feedback or {})
+        sim = Relaxation.of(self, inputs, targets)
+        _relax_and_accumulate(sim, self.duration, self.solver)
         return sim.loss_value
 
-    @property
-    def _settings(self) -> tuple[Any, ...]:
-        """What a Relaxation takes besides a batch, in its order."""
-        settings = (self.loss, self.rule, self.tau, self.feedback, self.tau_trace, self.units)
-        return (*settings, self.plasticity)
-
-    def _live_through(self, inputs: Any, targets: Any) -> Tensor:
-        """A stimulus during which weights move."""
-        sim = Relaxation(self.model, inputs, targets, *self._settings)
+    def _learn_during(self, inputs: Any, targets: Any) -> Tensor:
+        """Solve one stimulus with plastic weights."""
+        sim = Relaxation.of(self, inputs, targets)
         learned = sim.solve([self.duration], self.solver).learned
         if learned is not None:
             with torch.no_grad():
                 for name, W in learned.weights.items():
                     self.model.get_parameter(name).copy_(W[-1])
                 for block, psi in learned.feedback.items():
-                    (self.feedback or {})[block].copy_(psi[-1])
+                    self.psi[block].copy_(psi[-1])
         return sim.loss_value
-
-    def _relaxation(self, inputs: Any, targets: Any) -> Relaxation:
-        """Of a batch; where the network is one that was seen, its checks are not made again."""
-        if self._made:
-            return self._made[0].again(inputs, targets)
-        sim = Relaxation(self.model, inputs, targets, *self._settings)
-        self._made.append(sim.without_batch())
-        return sim
 
     def state(self) -> dict[str, Any]:
         """Everything that learning changes, to be stored; the tensors themselves, not copies."""
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser and self.optimiser.state_dict(),
-            "feedback": dict(self.feedback_items),
+            "feedback": dict(self.psi),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -222,7 +197,7 @@ class Learner:
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])
         with torch.no_grad():
-            for block, psi in self.feedback_items:
+            for block, psi in self.psi.items():
                 psi.copy_(state["feedback"][block])
 
 

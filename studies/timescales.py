@@ -224,7 +224,7 @@ def _solve_stimulus(learner: Learner, batch: tuple[Tensor, Tensor], is_quasi_sta
         change = stimulus_change(sim.dynamics, learner.plasticity, learner.duration)
         for name, p in learner.model.named_parameters():
             p.add_(change.weights[name])
-        for block, psi in learner.feedback_items:
+        for block, psi in learner.psi.items():
             psi.add_(change.feedback[block])
 
 

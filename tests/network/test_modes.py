@@ -161,7 +161,7 @@ def test_a_penalty_counts_under_both_methods(units):
     for model, method in ((ar, "ar"), (bp, "bp")):
         models.append(model)
         optimiser = torch.optim.SGD(model.parameters(), lr=0.02)
-        learner = ardyn.Learner(model, optimiser, method, penalised, duration=LONG)  # type: ignore[arg-type]
+        learner = ardyn.Learner(model, optimiser, method, loss=penalised, duration=LONG)  # type: ignore[arg-type]
         learner.step(randn(4, 4), NO_TARGET)
     assert_same(ar.state_dict(), bp.state_dict(), 1e-8)
 
