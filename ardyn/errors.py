@@ -71,3 +71,8 @@ def check_time_constant(what: str, tau: float) -> None:
     """Raise InputError unless τ is positive; it may be infinite."""
     if not is_number(tau) or not tau > 0:
         raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an error of another library says, without its further lines."""
+    return (str(error).splitlines() or [""])[0]

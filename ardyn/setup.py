@@ -16,8 +16,9 @@ from ardyn.dynamics.loss import Loss, check_drive, evaluation
 from ardyn.dynamics.plasticity import Plasticity
 from ardyn.dynamics.rule import Rule, check_rules_matter, check_tau_trace, rule_of_each_block
 from ardyn.errors import InputError, check_finite, check_positive, is_finite
-from ardyn.network.agreement import Driven, feed_forward, named_parameters
 from ardyn.network.containers import tensors_in
+from ardyn.network.feed_forward import feed_forward, named_parameters
+from ardyn.network.forward_pass import Driven
 from ardyn.network.network import Network, Units
 
 Value = TypeVar("Value")

@@ -16,8 +16,8 @@ from ardyn.dynamics.rule import Rule
 from ardyn.dynamics.windows import check_steps
 from ardyn.ensembles import ensemble_size
 from ardyn.errors import InputError, check_choice, check_positive
-from ardyn.network.forward_pass import arguments_of
 from ardyn.network.network import Units
+from ardyn.network.run import arguments_of
 from ardyn.relaxation import Relaxation
 from ardyn.setup import Setup
 from ardyn.solvers.system import Solver

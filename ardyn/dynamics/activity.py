@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ardyn.dynamics.rule import Derivative, Rule
 from ardyn.network.activations import Slope, identity, scale
+from ardyn.network.cuts import Cut
 from ardyn.network.forward_pass import ForwardPass
 from ardyn.network.network import Block
-from ardyn.network.watching import Cut
 from ardyn.state import State
 
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ardyn.dynamics.rule import Rule
 from ardyn.errors import InputError, check_finite, check_positive
-from ardyn.network.agreement import named_parameters
-from ardyn.network.layers import Layer, layer_of
+from ardyn.network.feed_forward import named_parameters
+from ardyn.network.layer_calls import layer_of
+from ardyn.network.layers import Layer
 from ardyn.network.network import Network
 
 

@@ -7,286 +7,46 @@ runs of an equal sequence.
 """
 
 import contextlib
-import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ardyn.errors import InputError, check_choice
+from ardyn.errors import InputError, first_line
 from ardyn.network.activations import scale
 from ardyn.network.containers import tensors_in
-from ardyn.network.forward_pass import ForwardPass, Run, arguments_of, collect
-from ardyn.network.network import UNITS, Block, Network, Units
-from ardyn.network.put_back import RUNNING, Snapshot
-from ardyn.network.watching import CannotCutError, Cut, Watch
+from ardyn.network.forward_pass import Driven, ForwardPass, driven_by_loss
+from ardyn.network.graph import Graph
+from ardyn.network.network import Block, Network
+from ardyn.network.run import Run, Watched
+from ardyn.network.watching import Watch
 
-MOST_KEPT = 32
-"""Sequences of calls of one module whose networks are kept."""
-ENOUGH = 3
-"""Agreements after which a gradient that stayed zero is taken to be so for good."""
 ROUNDING = 1000.0
 """Gradients that cancel are compared to this many roundings of the largest one."""
 
 
-@dataclass
-class _Known:
-    """What is known of a module: networks by their sequence of calls, and what must stay whole."""
-
-    networks: dict[object, Network] = field(default_factory=dict)
-    whole: frozenset[str] = frozenset()
-    agreed: dict[object, int] = field(default_factory=dict)
-    """How often a sequence of calls agreed that is not kept."""
-
-
-_KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Driven:
-    """A forward pass, and what the loss makes of it."""
-
-    forward_pass: ForwardPass
-    value: Tensor
-    """𝓛, []."""
-    drive: Mapping[str, Tensor]
-    """∂𝓛/∂x̄ of every block whose value the loss reads, [batch, …]."""
-    penalty: Mapping[str, Tensor]
-    """∂𝓛/∂θ of the parameters that the loss itself reads."""
-
-
-def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's parameters by name; tied ones under each of their names.
-
-    Raises:
-        InputError: no module, or one that torch.compile has compiled.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name, module in modules.items():
-        cure = ""
-        if "_orig_mod" in module._modules:
-            cure = "pass the module that it was made of, its _orig_mod"
-        elif vars(module).get("_compiled_call_impl") is not None:
-            cure = "make it anew, without .compile()"
-        if cure:
-            raise InputError(
-                f"module '{name}' is compiled by torch.compile, within which no unit can be seen; "
-                f"{cure}"
-            )
-    return dict(parameters_of(modules))
-
-
-def parameters_of(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter, under each of its names."""
-    for prefix, module in modules.items():
-        for name, p in module._parameters.items():
-            if p is not None:
-                yield f"{prefix}.{name}" if prefix else name, p
-
-
-def feed_forward(
-    model: nn.Module,
-    inputs: Any,
-    evaluate: Callable[[Any], Tensor],
-    units: Units = "block",
-    replaced: Mapping[str, Tensor] | None = None,
-    loss: object = None,
-) -> Driven:
-    """The first phase of AR: the module's run on a batch, cut into units, and the loss.
-
-    Args:
-        inputs: a tensor, a tuple of arguments or a dict of keywords.
-        evaluate: 𝓛 of what the module returns.
-        units: "block": a leak for every layer with its activation, for activations that stand
-            alone and for outputs, while the rest passes on at once; "operation": one for every
-            operation. Both settle on the same values.
-        replaced: parameters by name, in place of the module's own.
-        loss: what ``evaluate`` calls; where it is a module or an object, a run may change it too.
-
-    Raises:
-        InputError: inputs that the module cannot take, no gradient, or gradients that are not
-            autograd's.
-    """
-    check_choice("units", units, UNITS)
-    replaced = {name: W.detach().requires_grad_() for name, W in (replaced or {}).items()}
-    modules = dict(model.named_modules(remove_duplicate=False))
-    parameters = dict(parameters_of(modules)) | replaced
-    known = _KNOWN.setdefault(model, _Known())
-    owners = (*modules.values(), *(loss.modules() if isinstance(loss, nn.Module) else [loss]))
-    run = Run(model, modules, arguments_of(inputs), evaluate, units, parameters, replaced, owners)
-    with RUNNING:
-        run = replace(run, start=Snapshot(owners))
-        watch, value, network, key = _watched(run, known)
-        if key in known.networks:
-            driven = _driven(run, watch, known.networks[key], value, known.whole)
-        else:
-            driven = _first_time(run, watch, network, value, known, key)
-    driven.forward_pass.let_go()
-    return driven
-
-
-def _first_time(
-    run: Run, watch: Watch, network: Network, value: Tensor, known: _Known, key: object
-) -> Driven:
-    """The pass of a sequence of calls that is a new one."""
-    network = network.by_autograd if watch.is_hooked else network
-    found, proves = _agreed(run, watch, network, value, known.whole)
-    if len(known.agreed) == MOST_KEPT:
-        known.agreed.clear()
-    times = known.agreed[key] = known.agreed.get(key, 0) + 1
-    if watch.is_hooked or not (proves or times >= ENOUGH):
-        return found  # what a hook does can be another thing next time
-    if len(known.networks) == MOST_KEPT:
-        del known.networks[next(iter(known.networks))]
-    known.networks[key] = found.forward_pass.network
-    return found
-
-
-def _watched(run: Run, known: _Known) -> tuple[Watch, Tensor, Network, object]:
-    """The watched run, its loss, its network, and the key under which that is known."""
-    watch, output = _under_watch(run, known)
-    if not watch.outputs:
-        raise _no_path(run, watch, output)
-    with torch.enable_grad():
-        value = run.evaluate(output)
-    driven = frozenset(cut.index for cut in watch.outputs) | watch.reached(value).cuts
-    network = _network(watch, driven)
-    return (
-        watch,
-        value,
-        network,
-        (
-            tuple(watch.calls),
-            network,
-            known.whole,
-            run.units,
-            watch.is_hooked,
-        ),
-    )
-
-
-def _network(watch: Watch, driven: frozenset[int]) -> Network:
-    blocks = watch.blocks(driven)
-    ends = {watch.cuts[index].name for index in driven}
-    outputs = tuple(block.name for block in blocks if block.name in ends)
-    return Network(blocks, outputs, tuple(watch.fed))
-
-
-def _under_watch(run: Run, known: _Known) -> tuple[Watch, Any]:
-    """The watched run; a module that cannot be cut is left whole, as one unit."""
-    while True:
-        watch = run.watch(known.whole)
-        try:
-            return watch, run.under(watch)
-        except InputError:
-            raise
-        except CannotCutError as refused:
-            modules, cause = refused.modules, None
-        except Exception as error:
-            _check_own_run(run, watch, error)
-            modules, cause = watch.modules_in(error), error
-        left = [name for name in (*modules, "") if name not in known.whole]
-        if not left:
-            raise InputError(
-                f"{type(run.model).__name__} runs, but not while its torch calls are watched "
-                f"({_first_line(cause)}); relax the part of it that does"
-            ) from cause
-        known.whole |= {left[0]}
-        _start(run).put_back()
-
-
-def _check_own_run(run: Run, watch: Watch, error: Exception) -> None:
-    """Raise InputError for a run that fails uncut as well."""
-    try:
-        with run.from_start(), torch.enable_grad():
-            run()
-    except InputError:
-        raise
-    except Exception as own:
-        raise _refused(run, watch, own) from own
-
-
-def _refused(run: Run, watch: Watch, error: Exception) -> InputError:
-    """Why a module could not run on its inputs."""
-    name = type(run.model).__name__
-    args, kwargs = run.arguments
-    if [x.shape for x in tensors_in(run.arguments)] == [()]:
-        return InputError(
-            f"inputs must be [batch, …], got [], and {name} fails ({_first_line(error)}); pass a "
-            f"single sample as inputs[None]"
-        )
-    for x in tensors_in(run.arguments):
-        for its_name, p in run.parameters.items():
-            if p.device != x.device or (x.is_floating_point() and p.dtype != x.dtype):
-                return InputError(
-                    f"inputs are {x.dtype} on {x.device} but '{its_name}' is {p.dtype} on "
-                    f"{p.device}, and {name} fails ({_first_line(error)}); convert one with .to()"
-                )
-    try:
-        inspect.signature(run.model.forward).bind(*args, **kwargs)
-    except TypeError:
-        takes = ", ".join(inspect.signature(run.model.forward).parameters)
-        return InputError(
-            f"{name} takes the inputs {takes}, got {len(args) + len(kwargs)}; pass them as a "
-            f"tuple, or by name as a dict"
-        )
-    except ValueError:
-        pass
-    where = next((each for each in watch.modules_in(error) if each), name)
-    own = {id(p) for p in run.parameters.values()}
-    read = [x for x in watch.reading if id(x) not in own] or tensors_in(run.arguments)
-    shapes = ", ".join(f"{list(x.shape)} ({x.dtype})" for x in read)
-    return InputError(
-        f"block '{where}' cannot take activities of shape {shapes} ({_first_line(error)}); pass "
-        f"inputs that the module itself accepts"
-    )
-
-
-def _driven(
-    run: Run, watch: Watch, network: Network, value: Tensor, whole: frozenset[str]
-) -> Driven:
-    """The pass, and the loss gradients at all that the loss reads."""
-    passed = collect(run, watch, network, whole)
-    reached = watch.reached(value).leaves
-    passed.leaves.update({watch.name_of(key): watch.leaves[key] for key in reached})
-    read = [watch.leaves[key] for key in reached]
-    leaves = [passed.cuts[name].leaf for name in network.outputs]
-    fed = [name for name, x in watch.fed.items() if isinstance(x, Cut)]
-    leaves += [passed.cuts[name].leaf for name in fed]
-    found = torch.autograd.grad(
-        value, [*leaves, *read], allow_unused=True, materialize_grads=True, retain_graph=True
-    )
-    drive = dict(zip((*network.outputs, *fed), found, strict=False))
-    penalty = dict(zip(map(watch.name_of, reached), found[len(leaves) :], strict=True))
-    return Driven(passed, value.detach(), drive, penalty)
-
-
-# Agreement
-
-
-def _agreed(
-    run: Run, watch: Watch, network: Network, value: Tensor, whole: frozenset[str]
-) -> tuple[Driven, bool]:
+def agreed(watched: Watched, network: Network) -> tuple[Driven, bool]:
     """The pass, with a network whose gradients at the equilibrium are autograd's.
 
     And whether that holds for other batches, too.
+
+    Raises:
+        InputError: no parameter to learn, or gradients that differ, also without local rules.
     """
+    run = watched.run
     if not any(block.layer.names for block in network.blocks):
-        raise _no_path(run, watch)
+        raise no_path(run, watched.watch)
     own = {id(x): x for x in (*run.parameters.values(), *tensors_in(run.arguments))}
     try:
         with _without_hooks(own.values()):
-            return _compared(run, watch, network, value, whole, own.keys())
+            return _compared(watched, network, own.keys())
     except RuntimeError as error:
         raise InputError(
             f"autograd cannot pull back through a part of {type(run.model).__name__} "
-            f"({_first_line(error)}); mend that in the module, or use units='block'"
+            f"({first_line(error)}); mend that in the module, or use units='block'"
         ) from error
 
 
@@ -303,12 +63,11 @@ def _without_hooks(leaves: Iterable[Tensor]) -> Iterator[None]:
             hooks.update(own)
 
 
-def _compared(
-    run: Run, watch: Watch, network: Network, value: Tensor, whole: frozenset[str], own: Set[int]
-) -> tuple[Driven, bool]:
-    truth, precision = _truth(run, watch, value), _precision(watch, value)
+def _compared(watched: Watched, network: Network, own: Set[int]) -> tuple[Driven, bool]:
+    run, watch = watched.run, watched.watch
+    truth, precision = _truth(watched), _precision(watched)
     for each in (network, network.by_autograd):
-        found = _driven(run, watch, each, value, whole)
+        found = driven_by_loss(watched, each)
         x, gradients = _at_equilibrium(found)
         wrong = _first_wrong(gradients, truth, precision, own)
         hidden = own & _hidden(truth, precision) if wrong is None else set()
@@ -317,7 +76,7 @@ def _compared(
         if wrong is None:
             # What is zero now proves nothing for a batch on which it is not.
             proves = all(0 < _norm(g) < math.inf for key, g in truth.items() if key in own)
-            is_odd = watch.is_hooked or watch.has_functions
+            is_odd = watch.is_hooked or watch.graph.has_functions
             return (_with_linearity(found) if is_odd else found), proves
     assert wrong is not None
     key, size = wrong
@@ -353,19 +112,19 @@ def _with_linearity(found: Driven) -> Driven:
     return found
 
 
-def _truth(run: Run, watch: Watch, watched: Tensor) -> dict[int, Tensor]:
+def _truth(watched: Watched) -> dict[int, Tensor]:
     """The gradient of every leaf, by autograd through the uncut module; by identity."""
-    asking = run.watch(frozenset())
+    run, graph = watched.run, Graph()
     wanted = (*run.parameters.values(), *tensors_in(run.arguments))
     if not any(x.requires_grad for x in wanted):
         return {}
     try:
         with run.from_start(), torch.enable_grad():
             value = run.evaluate(run())
-            reached = sorted(asking.reached(value).leaves)
-            leaves = [asking.leaves[key] for key in reached]
+            reached = sorted(graph.reached(value).leaves)
+            leaves = [graph.leaves[key] for key in reached]
             found = torch.autograd.grad(value, leaves, materialize_grads=True, allow_unused=True)
-            if not torch.allclose(value, watched, rtol=1e-3, atol=1e-6, equal_nan=True):
+            if not torch.allclose(value, watched.value, rtol=1e-3, atol=1e-6, equal_nan=True):
                 raise InputError(
                     f"{type(run.model).__name__} gives another output when it is run again from "
                     f"the same state: it draws from a random generator that is none of its "
@@ -375,7 +134,7 @@ def _truth(run: Run, watch: Watch, watched: Tensor) -> dict[int, Tensor]:
     except RuntimeError as error:
         raise InputError(
             f"autograd cannot differentiate {type(run.model).__name__} by torch.autograd.grad "
-            f"({_first_line(error)}); mend that in the module"
+            f"({first_line(error)}); mend that in the module"
         ) from error
     return dict(zip(reached, found, strict=True))
 
@@ -431,7 +190,7 @@ def _probed(
             name: (torch.rand(leaf.shape, generator=generator) - 0.5).to(leaf)
             for name, leaf in x.items()
         }
-        leaves = {key: leaf for key, leaf in watch.leaves.items() if key in hidden}
+        leaves = {key: leaf for key, leaf in watch.graph.leaves.items() if key in hidden}
         truth = torch.autograd.grad(
             list(x.values()),
             list(leaves.values()),
@@ -504,9 +263,10 @@ def _uncut(passed: ForwardPass, run: Run) -> Iterator[tuple[Watch, Tensor]]:
         yield watch, value
 
 
-def _precision(watch: Watch, value: Tensor) -> float:
+def _precision(watched: Watched) -> float:
     """Rounding of the coarsest numbers of a run."""
-    types = {value.dtype, *(x.dtype for x in watch.leaves.values()), *watch.types}
+    watch, value = watched.watch, watched.value
+    types = {value.dtype, *(x.dtype for x in watch.graph.leaves.values()), *watch.types}
     return max(torch.finfo(t).eps for t in types if t.is_floating_point or t.is_complex)
 
 
@@ -526,7 +286,8 @@ def _norm(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(dense.to(torch.promote_types(x.dtype, torch.float32))))
 
 
-def _no_path(run: Run, watch: Watch, output: Any = None) -> InputError:
+def no_path(run: Run, watch: Watch, output: Any = None) -> InputError:
+    """Why nothing learns: no gradient leads from a parameter to the output."""
     name = type(run.model).__name__
     at = f": gradients end at {watch.ending}" if watch.ending else ""
     if output is not None and not tensors_in(output):
@@ -538,12 +299,3 @@ def _no_path(run: Run, watch: Watch, output: Any = None) -> InputError:
         f"no gradient path leads from a parameter of {name} to its output{at}; relax a module "
         f"whose output depends on its weights"
     )
-
-
-def _start(run: Run) -> Snapshot:
-    assert run.start is not None
-    return run.start
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -1,116 +1,25 @@
 """ForwardPass: what one frozen feed-forward pass leaves behind, and its pull-backs."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from ardyn.errors import InputError
 from ardyn.network.activations import TIMES_SLOPE, Slope, identity, scale
 from ardyn.network.containers import swap_tensors, tensors_in
+from ardyn.network.cuts import Cut
 from ardyn.network.layers import Parameters
-from ardyn.network.network import INPUT, Block, Network, Units
-from ardyn.network.put_back import Snapshot, Unchanged, alias, putting_back
-from ardyn.network.watching import Cut, Watch
+from ardyn.network.network import Block, Network
+from ardyn.network.run import Run, Watched
+from ardyn.network.watching import Watch
 
 _SMALL = 2**12
 """Numbers in a value up to which batching the entries of a stack saves time: a call costs more."""
 _LARGE = 2**18
 """Numbers in a value from which on it is worth freeing."""
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One call of a module, to be made again: on the same batch, from the same state."""
-
-    model: nn.Module
-    modules: Mapping[str, nn.Module]
-    """All of them, by name."""
-    arguments: Arguments
-    evaluate: Callable[[Any], Tensor]
-    """𝓛 of what the module returns."""
-    units: Units
-    parameters: Mapping[str, Tensor]
-    """By name, each under all of its names."""
-    replaced: Mapping[str, Tensor] = field(default_factory=dict)
-    """Parameters that stand in for the module's own."""
-    owners: Sequence[object] = ()
-    """Modules and objects that a run may change, those of the loss among them."""
-    start: Snapshot | None = None
-    """The state from which the module ran."""
-    unchanged: Unchanged = field(default_factory=Unchanged)
-    """Whether parameters, buffers and inputs still are what they were after it."""
-
-    def from_start(self) -> contextlib.AbstractContextManager[None]:
-        """The state from which the module ran; in the end it is put back to the one of now."""
-        assert self.start is not None
-        return putting_back(self.owners, self.start, self.unchanged)
-
-    def __call__(self) -> Any:
-        """The module's own output, nothing cut."""
-        return self.call(*swap_tensors(self.arguments, _own))
-
-    def call(self, args: Any, kwargs: Any) -> Any:
-        """Call the module."""
-        if self.replaced:
-            return functional_call(self.model, dict(self.replaced), args, kwargs)
-        return self.model(*args, **kwargs)
-
-    def watch(
-        self,
-        whole: frozenset[str],
-        given: Mapping[int, Tensor] | None = None,
-        is_cutting: bool = True,
-    ) -> Watch:
-        """Who watches the run."""
-        return Watch(self.modules, self.parameters, self.units, given, whole, is_cutting)
-
-    def under(self, watch: Watch) -> Any:
-        """The run, cut into units: its output, cut too."""
-        names = iter(input_names(self.model, self.arguments))
-        with torch.enable_grad():
-            arguments = swap_tensors(self.arguments, lambda x: watch.feed(next(names), _own(x)))
-            with watch:
-                output = self.call(*arguments)
-            return swap_tensors(output, watch.end)
-
-
-def _own(x: Tensor) -> Tensor:
-    """An input on which a module may write, so that the run can be made again."""
-    return x if x.requires_grad else alias(x)
-
-
-def arguments_of(inputs: Any) -> Arguments:
-    """How a module is called: with one tensor, a tuple of arguments, or a dict of keywords."""
-    if isinstance(inputs, (tuple, list)):
-        return tuple(inputs), {}
-    return ((), dict(inputs)) if isinstance(inputs, dict) else ((inputs,), {})
-
-
-def input_names(model: nn.Module, arguments: Arguments) -> list[str]:
-    """A name for every input tensor, in order: "input", or of several "input.NAME" each."""
-    args, kwargs = arguments
-    total = len(tensors_in(arguments))
-    if total == 1:
-        return [INPUT]
-    try:
-        named = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    except (TypeError, ValueError):
-        named = []
-    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    names = []
-    for position, (key, value) in enumerate(given):
-        is_named = isinstance(key, str) or position >= len(named)
-        name = str(key) if is_named else named[position]
-        count = len(tensors_in(value))
-        names += [f"{INPUT}.{name}" + (f".{i}" if count > 1 else "") for i in range(count)]
-    return names
 
 
 @dataclass(frozen=True)
@@ -291,7 +200,7 @@ class ForwardPass:
                     f"({error}); drop it"
                 ) from error
         self.match(watch)
-        part = collect(run, watch, self.network, self.whole)
+        part = collect(run, watch, self.network)
         for name, x in part.activity.items():
             own = self.activity[name][which]
             rounding = torch.finfo(x.dtype).eps ** 0.5
@@ -348,7 +257,7 @@ class ForwardPass:
             same.name, same.joins = name, cut.joins and watch.cuts[cut.joins.index]
 
 
-def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> ForwardPass:
+def collect(run: Run, watch: Watch, network: Network) -> ForwardPass:
     """What a watched run leaves behind."""
     cuts = {cut.name: cut for cut in watch.cuts if cut.name}
     inputs = {name: x.value if isinstance(x, Cut) else x for name, x in watch.fed.items()}
@@ -365,11 +274,11 @@ def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> 
             derivative[block.name] = Slope.at(block.activation, a, activity[block.name])
         if block.layer.is_local and layer.below is not None:
             below[block.name] = layer.below.detach()
-    leaves = {watch.name_of(key): leaf for key, leaf in watch.leaves.items()}
+    leaves = {watch.name_of(key): leaf for key, leaf in watch.graph.leaves.items()}
     sources = {source for block in network.blocks for source in block.sources}
     for name, x in watch.fed.items():
         if isinstance(x, Cut) and (name in sources or x in watch.outputs):
-            learning.update(map(watch.name_of, watch.reached(x.value).leaves))
+            learning.update(map(watch.name_of, watch.graph.reached(x.value).leaves))
     return ForwardPass(
         network,
         {name: p.detach() for name, p in run.parameters.items()},
@@ -380,6 +289,37 @@ def collect(run: Run, watch: Watch, network: Network, whole: frozenset[str]) -> 
         [cut.place for cut in watch.cuts],
         {name: leaf for name, leaf in leaves.items() if name in learning},
         run,
-        whole,
+        watch.whole,
         watch.is_hooked,
     )
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A forward pass, and what the loss makes of it."""
+
+    forward_pass: ForwardPass
+    value: Tensor
+    """𝓛, []."""
+    drive: Mapping[str, Tensor]
+    """∂𝓛/∂x̄ of every block whose value the loss reads, [batch, …]."""
+    penalty: Mapping[str, Tensor]
+    """∂𝓛/∂θ of the parameters that the loss itself reads."""
+
+
+def driven_by_loss(watched: Watched, network: Network) -> Driven:
+    """The pass, and the loss gradients at all that the loss reads."""
+    watch, value = watched.watch, watched.value
+    passed = collect(watched.run, watch, network)
+    reached = watch.graph.reached(value).leaves
+    passed.leaves.update({watch.name_of(key): watch.graph.leaves[key] for key in reached})
+    read = [watch.graph.leaves[key] for key in reached]
+    leaves = [passed.cuts[name].leaf for name in network.outputs]
+    fed = [name for name, x in watch.fed.items() if isinstance(x, Cut)]
+    leaves += [passed.cuts[name].leaf for name in fed]
+    found = torch.autograd.grad(
+        value, [*leaves, *read], allow_unused=True, materialize_grads=True, retain_graph=True
+    )
+    drive = dict(zip((*network.outputs, *fed), found, strict=False))
+    penalty = dict(zip(map(watch.name_of, reached), found[len(leaves) :], strict=True))
+    return Driven(passed, value.detach(), drive, penalty)

@@ -7,101 +7,38 @@ mean what they mean to backprop: it is the same run. A mistake about *where* to 
 never a gradient, as what is not cut is differentiated by autograd all the same.
 """
 
-import functools
 import operator
-import sys
-import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from types import FrameType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from ardyn.ensembles import each_member
-from ardyn.network.activations import Activation, argument, called_activation, identity
+from ardyn.network.activations import Activation, called_activation, identity
+from ardyn.network.calls import (
+    DATA,
+    DETACHING,
+    DIFFERENTIATING,
+    GRAD_FN,
+    HOOKING,
+    QUERIES,
+    RunningModules,
+    can_be_cut,
+    is_continuous,
+    plain_name,
+    saving_hooks,
+    written_on,
+)
 from ardyn.network.containers import swap_tensors, tensors_in
-from ardyn.network.layers import LAYERS, Layer, Operation, PassThrough, called_layer
-from ardyn.network.network import Block, Units
+from ardyn.network.cuts import VIEWS, CannotCutError, Cut
+from ardyn.network.graph import Graph
+from ardyn.network.layer_calls import LAYERS, called_layer
+from ardyn.network.layers import Layer, Operation, PassThrough
+from ardyn.network.network import Units
 from ardyn.network.put_back import alias
 
-# fmt: off
-_QUERIES = frozenset({
-    "size", "dim", "__len__", "numel", "stride", "__bool__", "item", "tolist", "__float__",
-    "__int__", "__index__", "__contains__", "is_contiguous", "is_floating_point", "is_complex",
-    "element_size", "data_ptr", "storage_offset", "ndimension", "nelement", "get_device",
-    "untyped_storage", "storage", "__repr__", "__format__", "__hash__", "__set__", "is_signed",
-    "requires_grad_", "is_tensor", "is_same_size", "_is_view", "_set_grad_enabled",
-})
-# fmt: on
-"""Calls that ask about a tensor: they read no activity."""
-_DATA, _GRAD_FN = (getattr(Tensor, name).__get__ for name in ("data", "grad_fn"))
-_DETACHING = frozenset({Tensor.detach, Tensor.detach_, _DATA})
-_DIFFERENTIATING = frozenset({"grad", "backward"})
-_HOOKING = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
-_CALL = nn.Module._call_impl.__code__
-
-
-VIEWS = "*views"
-"""Among what stays whole: views, where a module writes on them or on what they are views of."""
-
-
-class CannotCutError(Exception):
-    """Within the named modules, innermost first, autograd's graph must stay whole."""
-
-    def __init__(self, modules: tuple[str, ...]) -> None:
-        super().__init__(*modules)
-        self.modules = modules
-
-
-@dataclass(eq=False, slots=True)
-class Cut:
-    """One place where the graph is cut: a block in the making."""
-
-    index: int
-    """Its number in the run."""
-    place: str
-    """Where it is: the module, the operation, or both."""
-    call: int
-    """Number of the call that returned it, which may have returned others."""
-    part: str
-    value: Tensor
-    """x̄, with the graph that leads to it."""
-    leaf: Tensor
-    """What goes on in its place."""
-    handed: Tensor
-    """The same, as a tensor that the module may write on."""
-    layer: Layer
-    activation: Activation
-    below: Tensor | None
-    """What a layer with a local rule reads, with its graph."""
-    reads_as_is: bool
-    """Whether that is the value of one other cut, or an input."""
-    joins: "Cut | None"
-    """For an activation the layer right below it: both are one block, if nothing else reads it."""
-    inputs: frozenset[str]
-    """Inputs that it reads, where no graph tells."""
-    relaxes: bool
-    readers: int = 0
-    """How many calls read it."""
-    name: str = ""
-    """Of the block that it becomes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """What autograd's graph leads to from a tensor."""
-
-    cuts: frozenset[int]
-    """Indices of cuts."""
-    leaves: frozenset[int]
-    """Identities of parameters, and of other leaves that are not ours."""
-
-
-_NOTHING = Reached(frozenset(), frozenset())
 _NO_INPUTS: frozenset[str] = frozenset()
 
 
@@ -129,17 +66,14 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.modules, self.parameters, self.units = modules, parameters, units
         self.given, self.whole, self.is_cutting = given or {}, whole, is_cutting
-        self.paths = {id(modules[name]): name for name in reversed(list(modules))}
+        self.running = RunningModules(modules)
         self.names = {id(parameters[name]): name for name in reversed(list(parameters))}
         self.is_hooked = any(m._backward_hooks or m._backward_pre_hooks for m in modules.values())
-        self.has_functions = False
-        """Whether an autograd.Function of the user's takes part."""
+        self.graph = Graph()
         self.cuts: list[Cut] = []
         self.outputs: list[Cut] = []
         self.fed: dict[str, Cut | Tensor] = {}
         """The inputs; cut, where their gradient is wanted."""
-        self.leaves: dict[int, Tensor] = {}
-        """Parameters and other leaves that gradients reach, by identity."""
         self.calls: list[object] = []
         """The sequence of calls, as far as the network depends on it."""
         self.reading: list[Tensor] = []
@@ -157,9 +91,7 @@ class Watch(TorchFunctionMode):
         self._number: dict[int, int] = {}
         self._made: dict[int, str] = {}
         self._viewed: set[int] = set()
-        self._leaf: dict[int, Reached] = {}
-        self._nodes: dict[Any, Reached] = {}
-        self._saving = _saving_hooks()
+        self._saving = saving_hooks()
 
     # What goes in and out
 
@@ -168,9 +100,9 @@ class Watch(TorchFunctionMode):
         if x.requires_grad:
             self.fed[name] = cut = self._cut(x, name, relaxes=False)
             cut.name = name
-            self.reached(x)
+            self.graph.reached(x)
             return cut.handed
-        is_smooth = _is_continuous(x)
+        is_smooth = is_continuous(x)
         if is_smooth:
             self.fed[name] = x
         self._mark(x, frozenset({name}) if is_smooth else _NO_INPUTS, is_smooth)
@@ -195,25 +127,25 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name in _QUERIES:
+        if name in QUERIES:
             return func(*args, **kwargs)
         if name == "__get__":
             found = func(*args, **kwargs)
-            if func == _GRAD_FN:  # a hook on a node would pass unseen
+            if func == GRAD_FN:  # a hook on a node would pass unseen
                 self._see_hook(args[0])
             if not isinstance(found, Tensor):
                 return found
-            if func == _DATA and id(args[0]) in self._handed:  # as would writing on its data
-                raise CannotCutError(tuple(self._modules_around()))
+            if func == DATA and id(args[0]) in self._handed:  # as would writing on its data
+                raise CannotCutError(tuple(self.running.around()))
         given = tensors_in((args, kwargs))
         if not given:
             return func(*args, **kwargs)
-        if name in _HOOKING:
+        if name in HOOKING:
             return self._hook(func, args, kwargs)
         if not torch.is_grad_enabled() or self._is_whole_here():
             return self._aside(func, args, kwargs)
-        if name in _DIFFERENTIATING:
-            raise CannotCutError(tuple(self._modules_around()))
+        if name in DIFFERENTIATING:
+            raise CannotCutError(tuple(self.running.around()))
         self.reading = list(map(self._take, given))
         if any(map(operator.is_not, self.reading, given)):
             args, kwargs = swap_tensors((args, kwargs), self._take)
@@ -234,7 +166,7 @@ class Watch(TorchFunctionMode):
             if layer is not None and self._is_plain_data(layer[1]):
                 return self._run_layer(func, args, kwargs, *layer)
         given = [*self.reading, *(args[0].parameters() if func is each_member else ())]
-        written = _written(func, name, args, kwargs)
+        written = written_on(func, name, args, kwargs)
         if written is not None and id(written) in self._viewed:
             raise CannotCutError((VIEWS,))
         inputs, has_data, is_smooth, has_parameters = self._look_at(given)
@@ -245,11 +177,11 @@ class Watch(TorchFunctionMode):
         if not has_data:
             return out
         for x in found:
-            self._mark(x, inputs, is_smooth and func not in _DETACHING)
+            self._mark(x, inputs, is_smooth and func not in DETACHING)
         if written is not None or any(x is y for x in found for y in given):
             return self._write_back(func, out, out if written is None else written)
         if not any(x.requires_grad for x in found) and any(x.requires_grad for x in given):
-            self.ending = repr(_plain_name(func))
+            self.ending = repr(plain_name(func))
         return self._cut_what_is_new(func, out, found, has_parameters)
 
     def _run_layer(
@@ -259,12 +191,12 @@ class Watch(TorchFunctionMode):
         inputs = self._inputs.get(id(x), _NO_INPUTS)
         token = (func, layer, self._token(x))
         for name in layer.names:
-            self.reached(self.parameters[name])
+            self.graph.reached(self.parameters[name])
         known = self.given.get(len(self.cuts))
         out = func(*args, **kwargs) if known is None else torch.empty_like(known)
         self._record(token, [out])
         self._mark(out, inputs)
-        place = self._place(func, True)
+        place = self.running.place(func, True)
         return self._cut(out, place, layer, below=x, inputs=inputs).handed
 
     def _activate(self, f: Activation, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor:
@@ -274,7 +206,7 @@ class Watch(TorchFunctionMode):
         if joins and (x._version or not joins.relaxes or not joins.layer.names):
             joins = None
         inputs, _, is_smooth, _ = self._look_at([x])
-        in_place = _written(func, func.__name__, args, kwargs) is not None
+        in_place = written_on(func, func.__name__, args, kwargs) is not None
         if in_place and id(x) in self._viewed:
             raise CannotCutError((VIEWS,))
         below, is_view = alias(x), x._is_view()
@@ -287,7 +219,7 @@ class Watch(TorchFunctionMode):
         self._mark(y, inputs, is_smooth)
         if not is_smooth or (in_place and is_view):
             return y
-        cut = self._cut(y, self._place(func), PassThrough(), f, below, as_is, joins, inputs)
+        cut = self._cut(y, self.running.place(func), PassThrough(), f, below, as_is, joins, inputs)
         if in_place:
             self._replaced[id(x)] = cut
         return cut.handed
@@ -299,8 +231,8 @@ class Watch(TorchFunctionMode):
         relaxes = has_parameters or self.units == "operation"
         # A view where values meet is one of a tensor that was written on, and may be again.
         cutting = [x for x in found if self._is_worth_cutting(x) and (relaxes or not x._is_view())]
-        place, call = self._place(func, has_parameters), len(self.cuts)
-        if not relaxes and all(len(self.reached(x).cuts) < 2 for x in cutting):
+        place, call = self.running.place(func, has_parameters), len(self.cuts)
+        if not relaxes and all(len(self.graph.reached(x).cuts) < 2 for x in cutting):
             self._made |= dict.fromkeys(map(id, cutting), place)
             return out
         part = {id(x): f".{i}" if out is not x else "" for i, x in enumerate(found)}
@@ -316,7 +248,7 @@ class Watch(TorchFunctionMode):
             return out
         if not self._is_worth_cutting(written):
             return out
-        return self._cut(written, self._place(func)).handed
+        return self._cut(written, self.running.place(func)).handed
 
     # Cutting
 
@@ -348,10 +280,7 @@ class Watch(TorchFunctionMode):
             activation, below, bool(as_is), joins, inputs, relaxes,
         )  # fmt: skip
         self.cuts.append(cut)
-        here = Reached(frozenset({index}), frozenset())
-        self._leaf[id(leaf)] = self._leaf[id(cut.handed)] = here
-        if goes_on:
-            self._nodes[cut.handed.grad_fn] = here
+        self.graph.end_at(index, leaf, cut.handed, goes_on)
         self._handed[id(cut.handed)] = self._replaced[id(value)] = cut
         if value._is_view():
             self._viewed |= {id(value._base), id(cut.handed)}
@@ -370,16 +299,14 @@ class Watch(TorchFunctionMode):
 
         A view of such a value is left as it is: what is written on it must reach the value.
         """
-        if id(x) in self._leaf and x._version == 0:
+        if self.graph.is_end(x) or x.grad_fn is None or x._is_view():
             return False
-        if x.grad_fn is None or x._is_view():
-            return False
-        reached = self.reached(x)
-        return bool(reached.cuts and reached.leaves) and _can_be_cut(x)
+        reached = self.graph.reached(x)
+        return bool(reached.cuts and reached.leaves) and can_be_cut(x)
 
     def _owner(self, x: Tensor) -> str:
         """The module that holds the parameters of an unseen layer."""
-        names = [self.names.get(key, "").split(".")[:-1] for key in self.reached(x).leaves]
+        names = [self.names.get(key, "").split(".")[:-1] for key in self.graph.reached(x).leaves]
         shared = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
         return ".".join(shared) or "module"
 
@@ -411,41 +338,11 @@ class Watch(TorchFunctionMode):
 
     # What is known of a tensor
 
-    def reached(self, x: Tensor) -> Reached:
-        """Which cuts and leaves autograd's graph leads to."""
-        known = self._leaf.get(id(x))
-        if known is not None and x._version == 0:
-            return known
-        if x.grad_fn is None:
-            return self._reached_leaf(x) if x.requires_grad else _NOTHING
-        found, left = self._nodes, [x.grad_fn]
-        while left:
-            node = left[-1]
-            if node in found:
-                left.pop()
-            elif type(node).__name__ == "AccumulateGrad":
-                found[left.pop()] = self._reached_leaf(node.variable)  # type: ignore[attr-defined]
-            else:
-                self.has_functions |= isinstance(node, BackwardCFunction)
-                below = [each for each, _ in node.next_functions if each is not None]
-                missing = [each for each in below if each not in found]
-                if missing:
-                    left += missing
-                else:
-                    found[left.pop()] = _union([found[each] for each in below])
-        return found[x.grad_fn]
-
-    def _reached_leaf(self, x: Tensor) -> Reached:
-        if id(x) not in self._leaf:
-            self.leaves[id(x)] = x
-            self._leaf[id(x)] = Reached(frozenset(), frozenset({id(x)}))
-        return self._leaf[id(x)]
-
     def _look_at(self, given: list[Tensor]) -> tuple[frozenset[str], bool, bool, bool]:
         """Inputs that a call reads; whether data, data with gradients, and parameters."""
         inputs, has_data, is_smooth, has_parameters = _NO_INPUTS, False, False, False
         for x in given:
-            reached, own = self.reached(x), self._inputs.get(id(x))
+            reached, own = self.graph.reached(x), self._inputs.get(id(x))
             if own is not None or reached.cuts:
                 has_data = True
                 inputs |= own or _NO_INPUTS
@@ -457,18 +354,18 @@ class Watch(TorchFunctionMode):
         """It depends on data."""
         self._alive.append(x)
         self._inputs[id(x)] = inputs
-        if is_smooth and _is_continuous(x):
+        if is_smooth and is_continuous(x):
             self._smooth.add(id(x))
 
     def _is_plain_data(self, x: Tensor) -> bool:
         """Whether it depends on data, but on no parameter save by way of cuts."""
-        reached = self.reached(x)
+        reached = self.graph.reached(x)
         is_data = bool(reached.cuts) or id(x) in self._inputs
         return is_data and not reached.leaves and not x.is_complex()
 
     def _is_worth_cutting(self, x: Tensor) -> bool:
         stays = VIEWS in self.whole and x._is_view()
-        return (x.requires_grad or id(x) in self._smooth) and _can_be_cut(x) and not stays
+        return (x.requires_grad or id(x) in self._smooth) and can_be_cut(x) and not stays
 
     def _is_as_it_was(self, x: Tensor) -> bool:
         """Whether this is an input or the value of a cut, not written on since."""
@@ -491,142 +388,14 @@ class Watch(TorchFunctionMode):
 
     # Where the run is
 
-    def _modules_around(self) -> Iterator[str]:
-        """Names of the modules that are running, innermost first."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            name = self._module_of(frame)
-            if name is not None:
-                yield name
-            frame = frame.f_back
-
-    def _module_of(self, frame: FrameType) -> str | None:
-        """The module of which this is the call."""
-        return self.paths.get(id(frame.f_locals["self"])) if frame.f_code is _CALL else None
-
-    def modules_in(self, error: BaseException) -> tuple[str, ...]:
-        """Names of the modules in which an error was raised, innermost first."""
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        names = [self._module_of(frame) for frame in reversed(frames)]
-        return tuple(name for name in names if name is not None)
-
     def _is_whole_here(self) -> bool:
         """Whether nothing is cut now: in a transform, a checkpoint, a module that stays whole."""
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return True
-        if _saving_hooks() != self._saving:
+        if saving_hooks() != self._saving:
             return True
-        return bool(self.whole) and not self.whole.isdisjoint(self._modules_around())
-
-    def _place(self, func: Any, has_parameters: bool = False) -> str:
-        """The module that calls, where the operation is what it is for; else both names."""
-        name = next(self._modules_around(), "")
-        module = self.modules[name]
-        is_its_own = not module._modules and (has_parameters or not module._parameters)
-        return name if name and is_its_own else f"{name}.{_plain_name(func)}".lstrip(".")
-
-    # What comes of it
-
-    def blocks(self, ends: frozenset[int]) -> tuple[Block, ...]:
-        """The blocks from which a gradient path leads to these cuts, in feed-forward order."""
-        joined = self._join(ends)
-        wanted, found = set(ends), []
-        for cut in reversed(self.cuts):
-            if cut.index not in wanted or cut.name in self.fed:
-                continue
-            layer = cut.joins or cut
-            reached = self.reached(layer.value if layer.below is None else layer.below)
-            unseen = reached.cuts & joined
-            if unseen:  # something reads a layer beside its activation, unseen
-                for each in unseen:
-                    self.cuts[each].readers += 1
-                return self.blocks(ends)
-            wanted |= reached.cuts
-            below = [self.cuts[i].name for i in sorted(reached.cuts)]
-            fed = sorted({*layer.inputs, *(name for name in below if name in self.fed)})
-            rule = layer.layer
-            if not rule.is_local:
-                rule = Operation(tuple(sorted(map(self.name_of, reached.leaves))))
-            sources = (*fed, *(name for name in below if name not in self.fed))
-            as_is = layer.reads_as_is
-            found.append(Block(cut.name, sources, rule, cut.activation, cut.relaxes, as_is))
-        return tuple(found[::-1])
-
-    def _join(self, ends: frozenset[int]) -> set[int]:
-        """Name the cuts, those of layers that an activation joins together with it."""
-        joined = set()
-        for cut in self.cuts:
-            layer = cut.joins
-            if layer and (layer.readers > 1 or layer.index in ends):
-                cut.joins = None
-            elif layer:
-                joined.add(layer.index)
-        taken, bases = set(self.fed), dict[int, str]()
-        for cut in self.cuts:
-            if cut.index in joined or cut.name in self.fed:
-                continue
-            layer = cut.joins or cut
-            if layer.call not in bases:
-                bases[layer.call] = _fresh(layer.place, taken)
-            cut.name = bases[layer.call]
-            if layer.part:
-                cut.name = _fresh(cut.name + layer.part, taken)
-        return joined
+        return bool(self.whole) and not self.whole.isdisjoint(self.running.around())
 
     def name_of(self, leaf: int) -> str:
         """The name of a parameter, or one for a leaf that the module does not list."""
-        return self.names.get(leaf) or f"unlisted {list(self.leaves).index(leaf)}"
-
-
-def _saving_hooks() -> object:
-    """What is done to tensors that autograd saves now, as within a checkpoint."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
-
-
-def _union(reached: list[Reached]) -> Reached:
-    first = reached[0] if reached else _NOTHING
-    if all(each is first or each is _NOTHING for each in reached):
-        return first
-    return Reached(
-        frozenset().union(*(each.cuts for each in reached)),
-        frozenset().union(*(each.leaves for each in reached)),
-    )
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    """``name``, numbered where another block has it."""
-    fresh, number = name, 0
-    while fresh in taken:
-        number += 1
-        fresh = f"{name}_{number}"
-    taken.add(fresh)
-    return fresh
-
-
-def _is_continuous(x: Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
-
-
-def _can_be_cut(x: Tensor) -> bool:
-    return _is_continuous(x) and type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
-
-
-def _plain_name(func: Any) -> str:
-    return str(getattr(func, "__name__", "operation")).strip("_") or "operation"
-
-
-def _written(
-    func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """The tensor that a call writes on, if it does."""
-    if not _writes(name) and not argument(func, args, kwargs, "inplace"):
-        return None
-    x = args[0] if args else next(iter(kwargs.values()))
-    return x if isinstance(x, Tensor) else None
-
-
-@functools.cache
-def _writes(name: str) -> bool:
-    """Whether a call of that name works in place."""
-    is_marked = name.endswith("_") and not name.endswith("__")
-    return is_marked or name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
+        return self.names.get(leaf) or f"unlisted {list(self.graph.leaves).index(leaf)}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import ardyn
-from ardyn.network.agreement import feed_forward, named_parameters
+from ardyn.network.feed_forward import feed_forward, named_parameters
 from ardyn.network.layers import Linear, PassThrough
 from ardyn.network.network import Network
 from tests.oracles.problems import (

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ardyn import InputError
 from ardyn.dynamics.loss import evaluation
-from ardyn.network.agreement import feed_forward
+from ardyn.network.feed_forward import feed_forward
 from ardyn.network.forward_pass import ForwardPass
 from tests.oracles.brute_force import SLOPES, Chain
 from tests.oracles.problems import (

@@ -8,7 +8,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ardyn.network.activations import ELEMENTWISE, Slope, called_activation, identity
-from ardyn.network.layers import LAYERS, Conv, Linear, PassThrough, called_layer, layer_of
+from ardyn.network.layer_calls import LAYERS, called_layer, layer_of
+from ardyn.network.layers import Conv, Linear, PassThrough
 from tests.oracles.brute_force import FUNCTIONS, SLOPES
 from tests.oracles.problems import assert_same, difference, generator
 

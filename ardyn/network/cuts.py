@@ -1,0 +1,53 @@
+"""Cut: one place where autograd's graph of a module's run is cut, a block in the making."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ardyn.network.activations import Activation
+from ardyn.network.layers import Layer
+
+VIEWS = "*views"
+"""Among what stays whole: views, where a module writes on them or on what they are views of."""
+
+
+class CannotCutError(Exception):
+    """Within the named modules, innermost first, autograd's graph must stay whole."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        super().__init__(*modules)
+        self.modules = modules
+
+
+@dataclass(eq=False, slots=True)
+class Cut:
+    """One place where the graph is cut: a block in the making."""
+
+    index: int
+    """Its number in the run."""
+    place: str
+    """Where it is: the module, the operation, or both."""
+    call: int
+    """Number of the call that returned it, which may have returned others."""
+    part: str
+    value: Tensor
+    """x̄, with the graph that leads to it."""
+    leaf: Tensor
+    """What goes on in its place."""
+    handed: Tensor
+    """The same, as a tensor that the module may write on."""
+    layer: Layer
+    activation: Activation
+    below: Tensor | None
+    """What a layer with a local rule reads, with its graph."""
+    reads_as_is: bool
+    """Whether that is the value of one other cut, or an input."""
+    joins: "Cut | None"
+    """For an activation the layer right below it: both are one block, if nothing else reads it."""
+    inputs: frozenset[str]
+    """Inputs that it reads, where no graph tells."""
+    relaxes: bool
+    readers: int = 0
+    """How many calls read it."""
+    name: str = ""
+    """Of the block that it becomes."""
