@@ -195,7 +195,7 @@ class Dynamics:
         if block.reads_as_is:
             return x[block.sources[0]]
         cut = x.repeated[block.name]
-        below = (cut.joins or cut).below
+        below = (cut.joins or cut).below.value
         assert below is not None
         return below.detach()
 

@@ -266,7 +266,7 @@ def _uncut(passed: ForwardPass, run: Run) -> Iterator[tuple[Watch, Tensor]]:
 def _precision(watched: Watched) -> float:
     """Rounding of the coarsest numbers of a run."""
     watch, value = watched.watch, watched.value
-    types = {value.dtype, *(x.dtype for x in watch.graph.leaves.values()), *watch.types}
+    types = {value.dtype, *(x.dtype for x in watch.graph.leaves.values()), *watch.values.types}
     return max(torch.finfo(t).eps for t in types if t.is_floating_point or t.is_complex)
 
 

@@ -23,7 +23,9 @@ def _blocks(watch: Watch, ends: frozenset[int]) -> tuple[Block, ...]:
         if cut.index not in wanted or cut.name in watch.fed:
             continue
         layer = cut.joins or cut
-        reached = watch.graph.reached(layer.value if layer.below is None else layer.below)
+        reached = watch.graph.reached(
+            layer.value if layer.below.value is None else layer.below.value
+        )
         unseen = reached.cuts & joined
         if unseen:  # something reads a layer beside its activation, unseen
             for each in unseen:
@@ -36,7 +38,7 @@ def _blocks(watch: Watch, ends: frozenset[int]) -> tuple[Block, ...]:
         if not rule.is_local:
             rule = Operation(tuple(sorted(map(watch.name_of, reached.leaves))))
         sources = (*fed, *(name for name in below if name not in watch.fed))
-        as_is = layer.reads_as_is
+        as_is = layer.below.is_as_is
         found.append(Block(cut.name, sources, rule, cut.activation, cut.relaxes, as_is))
     return tuple(found[::-1])
 
@@ -60,11 +62,11 @@ def _name(watch: Watch, joined: set[int]) -> None:
         if cut.index in joined or cut.name in watch.fed:
             continue
         layer = cut.joins or cut
-        if layer.call not in bases:
-            bases[layer.call] = _fresh(layer.place, taken)
-        cut.name = bases[layer.call]
-        if layer.part:
-            cut.name = _fresh(cut.name + layer.part, taken)
+        if layer.returned.call not in bases:
+            bases[layer.returned.call] = _fresh(layer.place, taken)
+        cut.name = bases[layer.returned.call]
+        if layer.returned.part:
+            cut.name = _fresh(cut.name + layer.returned.part, taken)
 
 
 def _fresh(name: str, taken: set[str]) -> str:

@@ -19,6 +19,25 @@ class CannotCutError(Exception):
         self.modules = modules
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Of which call a value is, and which part of what it returned."""
+
+    call: int
+    """The number of its first cut."""
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """What a layer with a local rule reads."""
+
+    value: Tensor | None = None
+    """With its graph."""
+    is_as_is: bool = False
+    """Whether that is the value of one other cut, or an input."""
+
+
 @dataclass(eq=False, slots=True)
 class Cut:
     """One place where the graph is cut: a block in the making."""
@@ -27,9 +46,7 @@ class Cut:
     """Its number in the run."""
     place: str
     """Where it is: the module, the operation, or both."""
-    call: int
-    """Number of the call that returned it, which may have returned others."""
-    part: str
+    returned: Returned
     value: Tensor
     """x̄, with the graph that leads to it."""
     leaf: Tensor
@@ -38,10 +55,7 @@ class Cut:
     """The same, as a tensor that the module may write on."""
     layer: Layer
     activation: Activation
-    below: Tensor | None
-    """What a layer with a local rule reads, with its graph."""
-    reads_as_is: bool
-    """Whether that is the value of one other cut, or an input."""
+    below: Below
     joins: "Cut | None"
     """For an activation the layer right below it: both are one block, if nothing else reads it."""
     inputs: frozenset[str]

@@ -127,7 +127,7 @@ def _pass(watched: Watched, known: _Known) -> Driven:
     watch = watched.watch
     ends = frozenset(cut.index for cut in watch.outputs)
     network = network_of(watch, ends | watch.graph.reached(watched.value).cuts)
-    key = (tuple(watch.calls), network, watch.whole, watch.units, watch.is_hooked)
+    key = (tuple(watch.values.calls), network, watch.whole, watch.units, watch.is_hooked)
     if key in known.networks:
         return driven_by_loss(watched, known.networks[key])
     network = network.by_autograd if watch.is_hooked else network

@@ -10,7 +10,7 @@ from torch import Tensor
 from ardyn.errors import InputError
 from ardyn.network.activations import TIMES_SLOPE, Slope, identity, scale
 from ardyn.network.containers import swap_tensors, tensors_in
-from ardyn.network.cuts import Cut
+from ardyn.network.cuts import Below, Cut
 from ardyn.network.layers import Parameters
 from ardyn.network.network import Block, Network
 from ardyn.network.run import Run, Watched
@@ -74,7 +74,7 @@ class ForwardPass:
 
     def _below(self, block: Block) -> Tensor:
         """What a layer with a local rule reads, with the graph of all that lies below it."""
-        below = self._layer(block).below
+        below = self._layer(block).below.value
         assert below is not None
         return below
 
@@ -169,7 +169,8 @@ class ForwardPass:
             has_slope = block.layer.is_local and block.activation in TIMES_SLOPE
             if cut.joins and has_slope and cut.leaf.numel() > _LARGE:
                 nothing = cut.leaf.new_empty(0)
-                cut.joins.value = cut.joins.leaf = cut.joins.handed = cut.below = nothing
+                cut.joins.value = cut.joins.leaf = cut.joins.handed = nothing
+                cut.below = Below()
                 cut.value = cut.value.detach()  # its graph holds the pre-activation too
 
     def samples(self, which: slice) -> "ForwardPass":
@@ -270,10 +271,10 @@ def collect(run: Run, watch: Watch, network: Network) -> ForwardPass:
         layer = cut.joins or cut
         activity[block.name] = cut.leaf.detach()
         if block.activation is not identity:
-            a = layer.value if cut.below is None or cut.joins else cut.below
+            a = layer.value if cut.below.value is None or cut.joins else cut.below.value
             derivative[block.name] = Slope.at(block.activation, a, activity[block.name])
-        if block.layer.is_local and layer.below is not None:
-            below[block.name] = layer.below.detach()
+        if block.layer.is_local and layer.below.value is not None:
+            below[block.name] = layer.below.value.detach()
     leaves = {watch.name_of(key): leaf for key, leaf in watch.graph.leaves.items()}
     sources = {source for block in network.blocks for source in block.sources}
     for name, x in watch.fed.items():

@@ -32,14 +32,12 @@ from ardyn.network.calls import (
     written_on,
 )
 from ardyn.network.containers import swap_tensors, tensors_in
-from ardyn.network.cuts import VIEWS, CannotCutError, Cut
-from ardyn.network.graph import Graph
+from ardyn.network.cuts import VIEWS, Below, CannotCutError, Cut, Returned
 from ardyn.network.layer_calls import LAYERS, called_layer
 from ardyn.network.layers import Layer, Operation, PassThrough
 from ardyn.network.network import Units
 from ardyn.network.put_back import alias
-
-_NO_INPUTS: frozenset[str] = frozenset()
+from ardyn.network.values import NO_INPUTS, Values
 
 
 class Watch(TorchFunctionMode):
@@ -67,28 +65,21 @@ class Watch(TorchFunctionMode):
         self.modules, self.parameters, self.units = modules, parameters, units
         self.given, self.whole, self.is_cutting = given or {}, whole, is_cutting
         self.running = RunningModules(modules)
-        self.names = {id(parameters[name]): name for name in reversed(list(parameters))}
+        names = {id(parameters[name]): name for name in reversed(list(parameters))}
+        self.names, self.values = names, Values(names)
         self.is_hooked = any(m._backward_hooks or m._backward_pre_hooks for m in modules.values())
-        self.graph = Graph()
+        self.graph = self.values.graph
         self.cuts: list[Cut] = []
         self.outputs: list[Cut] = []
         self.fed: dict[str, Cut | Tensor] = {}
         """The inputs; cut, where their gradient is wanted."""
-        self.calls: list[object] = []
-        """The sequence of calls, as far as the network depends on it."""
         self.reading: list[Tensor] = []
         """What the last call read."""
-        self.types: set[torch.dtype] = set()
-        """Of every value of the run."""
         self.ending = ""
         """The last operation at which gradients ended."""
-        # Everything below is by the identity of a tensor; those are kept alive, so that it lasts.
-        self._alive: list[Tensor] = []
+        # By the identity of a tensor, which ``values`` keeps alive.
         self._handed: dict[int, Cut] = {}
         self._replaced: dict[int, Cut] = {}
-        self._inputs: dict[int, frozenset[str]] = {}
-        self._smooth: set[int] = set()
-        self._number: dict[int, int] = {}
         self._made: dict[int, str] = {}
         self._viewed: set[int] = set()
         self._saving = saving_hooks()
@@ -105,7 +96,7 @@ class Watch(TorchFunctionMode):
         is_smooth = is_continuous(x)
         if is_smooth:
             self.fed[name] = x
-        self._mark(x, frozenset({name}) if is_smooth else _NO_INPUTS, is_smooth)
+        self.values.mark(x, frozenset({name}) if is_smooth else NO_INPUTS, is_smooth)
         return x
 
     def end(self, x: Tensor) -> Tensor:
@@ -118,7 +109,7 @@ class Watch(TorchFunctionMode):
             place = self._made.get(id(x)) or self.names.get(id(x)) or "output"
             cut = self._cut(x, place, relaxes=False)
         # A parameter as it is has no leak.
-        cut.relaxes |= cut.value.grad_fn is not None or id(cut.value) in self._inputs
+        cut.relaxes |= cut.value.grad_fn is not None or self.values.inputs_of(cut.value) is not None
         if cut not in self.outputs:
             self.outputs.append(cut)
         return cut.handed
@@ -159,45 +150,47 @@ class Watch(TorchFunctionMode):
 
     def _call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any) -> Any:
         f = called_activation(func, args, kwargs)
-        if f is not None and len(self.reading) == 1 and self._is_plain_data(self.reading[0]):
+        if f is not None and len(self.reading) == 1 and self.values.is_plain_data(self.reading[0]):
             return self._activate(f, func, args, kwargs)
         if func in LAYERS:
             layer = called_layer(func, args, kwargs, lambda x: self.names.get(id(x)))
-            if layer is not None and self._is_plain_data(layer[1]):
+            if layer is not None and self.values.is_plain_data(layer[1]):
                 return self._run_layer(func, args, kwargs, *layer)
         given = [*self.reading, *(args[0].parameters() if func is each_member else ())]
         written = written_on(func, name, args, kwargs)
         if written is not None and id(written) in self._viewed:
             raise CannotCutError((VIEWS,))
-        inputs, has_data, is_smooth, has_parameters = self._look_at(given)
-        token = (func, *map(self._token, given))
+        read = self.values.read(given)
+        token = (func, *map(self.values.token, given))
         out = func(*args, **kwargs)
         found = tensors_in(out)
-        self._record(token, found)
-        if not has_data:
+        self.values.record(token, found)
+        if not read.has_data:
             return out
         for x in found:
-            self._mark(x, inputs, is_smooth and func not in DETACHING)
+            self.values.mark(x, read.inputs, read.is_smooth and func not in DETACHING)
         if written is not None or any(x is y for x in found for y in given):
             return self._write_back(func, out, out if written is None else written)
         if not any(x.requires_grad for x in found) and any(x.requires_grad for x in given):
             self.ending = repr(plain_name(func))
-        return self._cut_what_is_new(func, out, found, has_parameters)
+        return self._cut_what_is_new(func, out, found, read.has_parameters)
 
     def _run_layer(
         self, func: Any, args: tuple[Any, ...], kwargs: Any, layer: Layer, x: Tensor
     ) -> Tensor:
         """A layer with a local rule."""
-        inputs = self._inputs.get(id(x), _NO_INPUTS)
-        token = (func, layer, self._token(x))
+        inputs = self.values.inputs_of(x) or NO_INPUTS
+        token = (func, layer, self.values.token(x))
         for name in layer.names:
             self.graph.reached(self.parameters[name])
         known = self.given.get(len(self.cuts))
         out = func(*args, **kwargs) if known is None else torch.empty_like(known)
-        self._record(token, [out])
-        self._mark(out, inputs)
+        self.values.record(token, [out])
+        self.values.mark(out, inputs)
         place = self.running.place(func, True)
-        return self._cut(out, place, layer, below=x, inputs=inputs).handed
+        as_is = self._is_as_it_was(x)
+        below = Below(x if as_is else alias(x), as_is)  # whatever is written on it later
+        return self._cut(out, place, layer, below=below).handed
 
     def _activate(self, f: Activation, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor:
         """An elementwise activation: of a layer, or a unit of its own."""
@@ -205,21 +198,20 @@ class Watch(TorchFunctionMode):
         joins = self._handed.get(id(x))
         if joins and (x._version or not joins.relaxes or not joins.layer.names):
             joins = None
-        inputs, _, is_smooth, _ = self._look_at([x])
+        read = self.values.read([x])
         in_place = written_on(func, func.__name__, args, kwargs) is not None
         if in_place and id(x) in self._viewed:
             raise CannotCutError((VIEWS,))
-        below, is_view = alias(x), x._is_view()
-        as_is = self._is_as_it_was(x)
-        token = (func, f, self._token(x))
+        below, is_view = Below(alias(x), self._is_as_it_was(x)), x._is_view()
+        token = (func, f, self.values.token(x))
         joins = joins if self.units == "block" else None
         known = self.given.get(len(self.cuts)) if joins else None
         y: Tensor = func(*args, **kwargs) if known is None else known
-        self._record(token, [y])
-        self._mark(y, inputs, is_smooth)
-        if not is_smooth or (in_place and is_view):
+        self.values.record(token, [y])
+        self.values.mark(y, read.inputs, read.is_smooth)
+        if not read.is_smooth or (in_place and is_view):
             return y
-        cut = self._cut(y, self.running.place(func), PassThrough(), f, below, as_is, joins, inputs)
+        cut = self._cut(y, self.running.place(func), PassThrough(), f, below, joins)
         if in_place:
             self._replaced[id(x)] = cut
         return cut.handed
@@ -237,7 +229,7 @@ class Watch(TorchFunctionMode):
             return out
         part = {id(x): f".{i}" if out is not x else "" for i, x in enumerate(found)}
         cuts = {
-            id(x): self._cut(x, place, relaxes=relaxes, call=call, part=part[id(x)])
+            id(x): self._cut(x, place, relaxes=relaxes, returned=Returned(call, part[id(x)]))
             for x in cutting
         }
         return swap_tensors(out, lambda x: cuts[id(x)].handed if id(x) in cuts else x)
@@ -258,40 +250,43 @@ class Watch(TorchFunctionMode):
         place: str,
         layer: Layer = Operation(),  # noqa: B008  (frozen)
         activation: Activation = identity,
-        below: Tensor | None = None,
-        as_is: bool | None = None,
+        below: Below = Below(),  # noqa: B008  (frozen)
         joins: Cut | None = None,
-        inputs: frozenset[str] | None = None,
         relaxes: bool = True,
-        call: int | None = None,
-        part: str = "",
+        returned: Returned | None = None,
     ) -> Cut:
         index = len(self.cuts)
-        if as_is is None and below is not None:
-            as_is = self._is_as_it_was(below)
-            below = below if as_is else alias(below)  # whatever is written on it later
-        if inputs is None:
-            inputs = self._inputs.get(id(value), _NO_INPUTS)
+        inputs = self.values.inputs_of(value) or NO_INPUTS
         goes_on = not self.is_cutting and value.requires_grad
         leaf = self.given.get(index, value)
         leaf = alias(value) if goes_on else leaf.detach().requires_grad_()
         cut = Cut(
-            index, place, index if call is None else call, part, value, leaf, alias(leaf), layer,
-            activation, below, bool(as_is), joins, inputs, relaxes,
-        )  # fmt: skip
+            index,
+            place,
+            returned or Returned(index),
+            value,
+            leaf,
+            alias(leaf),
+            layer,
+            activation,
+            below,
+            joins,
+            inputs,
+            relaxes,
+        )
         self.cuts.append(cut)
         self.graph.end_at(index, leaf, cut.handed, goes_on)
         self._handed[id(cut.handed)] = self._replaced[id(value)] = cut
         if value._is_view():
             self._viewed |= {id(value._base), id(cut.handed)}
-        self._number[id(cut.handed)] = -index - 1
+        self.values.number_cut(cut.handed, index)
         return cut
 
     def _take(self, x: Tensor) -> Tensor:
         """What a call reads in place of a tensor."""
         cut = self._replaced.get(id(x))
         if cut is None and self._mixes(x):
-            cut = self._cut(x, self._owner(x))
+            cut = self._cut(x, self.values.owner(x))
         return x if cut is None else cut.handed
 
     def _mixes(self, x: Tensor) -> bool:
@@ -304,12 +299,6 @@ class Watch(TorchFunctionMode):
         reached = self.graph.reached(x)
         return bool(reached.cuts and reached.leaves) and can_be_cut(x)
 
-    def _owner(self, x: Tensor) -> str:
-        """The module that holds the parameters of an unseen layer."""
-        names = [self.names.get(key, "").split(".")[:-1] for key in self.graph.reached(x).leaves]
-        shared = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
-        return ".".join(shared) or "module"
-
     def _hook(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A hook on a unit's value sees the whole of its gradient; local rules would pass it by."""
         self._see_hook(args[0])
@@ -320,7 +309,7 @@ class Watch(TorchFunctionMode):
 
     def _see_hook(self, x: Tensor) -> None:
         self.is_hooked = True
-        self.calls.append(("hook", self._token(x)))
+        self.values.calls.append(("hook", self.values.token(x)))
 
     def _aside(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A call that is not cut: without gradients, or within a module that stays whole."""
@@ -331,60 +320,22 @@ class Watch(TorchFunctionMode):
             )
         given = tensors_in((args, kwargs))
         out = func(*args, **kwargs)
-        if any(id(x) in self._inputs or x.requires_grad for x in given):
+        if any(self.values.inputs_of(x) is not None or x.requires_grad for x in given):
             for x in tensors_in(out):
-                self._mark(x, _NO_INPUTS, False)
+                self.values.mark(x, NO_INPUTS, False)
         return out
 
     # What is known of a tensor
 
-    def _look_at(self, given: list[Tensor]) -> tuple[frozenset[str], bool, bool, bool]:
-        """Inputs that a call reads; whether data, data with gradients, and parameters."""
-        inputs, has_data, is_smooth, has_parameters = _NO_INPUTS, False, False, False
-        for x in given:
-            reached, own = self.graph.reached(x), self._inputs.get(id(x))
-            if own is not None or reached.cuts:
-                has_data = True
-                inputs |= own or _NO_INPUTS
-                is_smooth |= bool(reached.cuts) or id(x) in self._smooth
-            has_parameters |= bool(reached.leaves) or id(x) in self.names
-        return inputs, has_data, is_smooth, has_parameters
-
-    def _mark(self, x: Tensor, inputs: frozenset[str], is_smooth: bool = True) -> None:
-        """It depends on data."""
-        self._alive.append(x)
-        self._inputs[id(x)] = inputs
-        if is_smooth and is_continuous(x):
-            self._smooth.add(id(x))
-
-    def _is_plain_data(self, x: Tensor) -> bool:
-        """Whether it depends on data, but on no parameter save by way of cuts."""
-        reached = self.graph.reached(x)
-        is_data = bool(reached.cuts) or id(x) in self._inputs
-        return is_data and not reached.leaves and not x.is_complex()
-
     def _is_worth_cutting(self, x: Tensor) -> bool:
         stays = VIEWS in self.whole and x._is_view()
-        return (x.requires_grad or id(x) in self._smooth) and can_be_cut(x) and not stays
+        return self.values.has_gradient(x) and can_be_cut(x) and not stays
 
     def _is_as_it_was(self, x: Tensor) -> bool:
         """Whether this is an input or the value of a cut, not written on since."""
         if id(x) in self._handed:
             return x._version == 0
         return any(x is each for each in self.fed.values())
-
-    def _token(self, x: Tensor) -> object:
-        number = self._number.get(id(x))
-        if number is not None:
-            return number
-        return self.names.get(id(x)) or (x.shape, x.dtype, x.requires_grad)
-
-    def _record(self, token: object, found: list[Tensor]) -> None:
-        self.calls.append((token, *((x.shape, x.dtype) for x in found)))
-        for x in found:
-            self.types.add(x.dtype)
-            self._number[id(x)] = len(self._number)
-            self._alive.append(x)
 
     # Where the run is
 
