@@ -1,4 +1,4 @@
-"""Relaxation: one batch, one network, one rule, ready to be solved."""
+"""Relaxation: the relaxation phase of one network on one batch."""
 
 import math
 from collections import ChainMap
@@ -31,7 +31,7 @@ from ardyn.solvers.system import Solution, Solver, Stop, as_times, check_is_solv
 
 _CHANGED = (
     "the model's weights, the inputs or the targets changed after this Relaxation was made, or a "
-    "hook or a new part changes what its modules compute; make a new one, or read its gradients "
+    "hook or a new submodule changes what is computed; make a new one, or read its gradients "
     "before the optimiser's step"
 )
 
@@ -55,12 +55,13 @@ class Relaxation:
             draws them.
         tau_trace: τ_z of the activity trace, where the Rule's update activity is "trace".
         units: "block": a leak for every layer with its activation; "operation": for every torch
-            operation. The equilibrium is the same; with more leaks on its way, a gradient takes
-            longer to arrive.
-        plasticity: weights that move while activities relax; by default they stand still.
+            operation. The equilibrium is the same; with more leaks in series, convergence takes
+            longer.
+        plasticity: time constants of weights that change while activities relax; by default they
+            are constant.
 
     Raises:
-        InputError: any of these that cannot be used; nothing has been integrated by then.
+        InputError: an argument that cannot be used; raised before anything is integrated.
     """
 
     def __init__(
@@ -77,15 +78,9 @@ class Relaxation:
         plasticity: Plasticity | None = None,
     ) -> None:
         setup = Setup(
-            model,
-            loss=loss,
-            rule=rule,
-            tau=tau,
-            feedback=feedback,
-            tau_trace=tau_trace,
-            units=units,
-            plasticity=plasticity,
-        )
+            model, loss=loss, rule=rule, tau=tau, feedback=feedback, tau_trace=tau_trace,
+            units=units, plasticity=plasticity,
+        )  # fmt: skip
         self._begin(setup, inputs, targets)
 
     @classmethod
@@ -113,7 +108,7 @@ class Relaxation:
 
     @property
     def plasticity(self) -> Plasticity | None:
-        """Of weights that change while activities relax."""
+        """Time constants of weights that change while activities relax."""
         return self.setup.plasticity
 
     def dynamics_with(
@@ -151,7 +146,7 @@ class Relaxation:
 
     @cached_property
     def equilibrium(self) -> dict[str, Tensor] | None:
-        """Where the rule's dynamics settle: the BP gradient, or with ψ or f′ = 1 a pseudo-gradient.
+        """The fixed point of the rule's dynamics: the BP gradient, or a pseudo-gradient.
 
         [batch, …] each; None for a nonlinear rule, which has no closed form.
         """
@@ -164,7 +159,7 @@ class Relaxation:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Rule and time constants of each unit, and the loss, as a stored trajectory keeps them."""
+        """Rule, time constants and loss, as strings, as stored with a trajectory."""
         rules = self.dynamics.rules
         alike = len(set(rules.values())) == 1
         return {
@@ -187,13 +182,13 @@ class Relaxation:
         Args:
             times: increasing, not negative; ``[10.0]`` records the final state alone.
             solver: Adaptive, Fixed, Sweep or ClosedForm.
-            stop: hold the state once every sample is steady, rather than relax to the last time.
-            weights_every: where weights move, record them at every so many of the times too: with
-                2, at the second, the fourth, …; by default at the last alone, as they take memory.
+            stop: hold the state once every sample is steady, and stop integrating.
+            weights_every: with plastic weights, record them at every so many of the times as well:
+                with 2, at the second, the fourth, …; by default at the last alone, to save memory.
 
         Raises:
             InputError: times, a step or a solver that this relaxation cannot use.
-            DivergenceError: the solution left the finite numbers; says when and where.
+            DivergenceError: the solution became non-finite; says when and in which unit.
         """
         t = as_times(times)
         if not isinstance(weights_every, int) or weights_every < 0:
@@ -203,8 +198,8 @@ class Relaxation:
         plasticity = self.setup.plasticity if self.setup.is_plastic else None
         if weights_every and plasticity is None:
             raise InputError(
-                f"weights_every = {weights_every} means nothing to weights that stand still; drop "
-                f"it, or make the Relaxation with plasticity"
+                f"weights_every = {weights_every} needs plastic weights; drop it, or make the "
+                f"Relaxation with plasticity"
             )
         self.check(solver, stop, float(t[-1]))
         learned = None
@@ -235,16 +230,16 @@ class Relaxation:
         """Convergence times of the ODE, predicted as roots of its closed form.
 
         Returns:
-            {unit: time}, [] each or [batch]; infinite where it never comes that near.
+            {unit: time}, [] each or [batch]; infinite where the error never falls to the tolerance.
 
         Raises:
-            InputError: the rule has no closed form, or weights move.
+            InputError: the rule has no closed form, or weights are plastic.
         """
         self._check_unchanged()
         if self.setup.is_plastic:
             raise InputError(
-                "weights that move leave no exact convergence time; solve with such as "
-                "Adaptive('dopri5'), and ask the trajectory for its convergence_time()"
+                "with plastic weights there is no exact convergence time; solve with such as "
+                "Adaptive('dopri5'), and call convergence_time() of the trajectory"
             )
         check_linear(self.dynamics)
         against = choose_reference(self, reference)
@@ -264,7 +259,9 @@ class Relaxation:
         self._check_unchanged()
         check_window((start, end))
         if end == math.inf:
-            raise InputError("the quasi-static change of an endless window has no end; pass one")
+            raise InputError(
+                "the quasi-static change over an infinite window diverges; pass a finite end"
+            )
         check_linear(self.dynamics)
         check_update_linear(self.dynamics)
         with torch.no_grad():
@@ -272,15 +269,15 @@ class Relaxation:
         return {name: -gradient for name, gradient in gradients.items()}
 
     def equilibria(self, trajectory: Trajectory) -> dict[str, Tensor]:
-        """Where activities would settle if the weights stood still, at each record of the weights.
+        """Fixed points of the activities for the weights of each record.
 
-        With what was frozen at the feed-forward pass, and with ψ or f′ as the Rule has them.
+        The forward pass stays frozen; ψ and f′ are as the Rule has them.
 
         Returns:
             {unit: g(t)}, [record, batch, …].
 
         Raises:
-            InputError: weights that did not move, or a rule that has no equilibrium in closed form.
+            InputError: constant weights, or a rule that has no equilibrium in closed form.
         """
         plasticity, learned = self._moved(trajectory)
         check_linear(self.dynamics)
@@ -291,13 +288,13 @@ class Relaxation:
     def moving_gradients(self, trajectory: Trajectory) -> dict[str, Tensor]:
         """∂𝓛/∂x̄ of every unit at each record of the weights, by autograd.
 
-        After a feed-forward pass with the weights of the moment: nothing in it is frozen.
+        After a new feed-forward pass with the current weights: nothing is frozen.
 
         Returns:
             {unit: gradient}, [record, batch, …].
 
         Raises:
-            InputError: weights that did not move.
+            InputError: constant weights.
         """
         _, learned = self._moved(trajectory)
         found = moving_gradients.backprop_gradients(self.dynamics.forward_pass, learned)
@@ -307,7 +304,9 @@ class Relaxation:
         self._check_unchanged()
         learned = trajectory.learned
         if self.plasticity is None or learned is None:
-            raise InputError("the weights stood still; read equilibrium, or gradients")
+            raise InputError(
+                "the weights of this trajectory are constant; use equilibrium, or gradients"
+            )
         parameters = self.dynamics.forward_pass.parameters
         moving_gradients.check_belongs(learned, parameters, self.dynamics.feedback)
         return self.plasticity, learned
@@ -337,7 +336,9 @@ class Relaxation:
             t,
             activities,
             # The model may hold the learned weights before these are asked for.
-            self if learned is None else self._kept_references(),
+            self
+            if learned is None
+            else KeptReferences(self.gradients, self.equilibrium, self.settings),
             solver,
             solution.is_exact,
             solution.record.trace,
@@ -345,6 +346,3 @@ class Relaxation:
             learned,
             solution.steady_at,
         )
-
-    def _kept_references(self) -> KeptReferences:
-        return KeptReferences(self.gradients, self.equilibrium, self.settings)

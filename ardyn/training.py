@@ -62,7 +62,7 @@ def backward(
 def _relax_and_accumulate(sim: Relaxation, duration: float, solver: Solver) -> None:
     if not any(p.requires_grad for p in sim.dynamics.forward_pass.run.parameters.values()):
         name = type(sim.model).__name__
-        raise InputError(f"no parameter of {name} requires a gradient; let one")
+        raise InputError(f"no parameter of {name} requires a gradient; use requires_grad_()")
     final = sim.solve([duration], solver)
     x = {unit: final[unit][-1] for unit in final.units}
     z = {unit: trace[-1] for unit, trace in final.traces.items()}
@@ -71,7 +71,7 @@ def _relax_and_accumulate(sim: Relaxation, duration: float, solver: Solver) -> N
 
 
 def backprop(model: nn.Module, inputs: Any, targets: Any, loss: Loss = "sse") -> Tensor:
-    """The same by autograd, to compare with: fills ``.grad``, returns 𝓛, summed over the batch."""
+    """The same by backpropagation: fills ``.grad``, returns 𝓛 summed over the batch."""
     args, kwargs = arguments_of(inputs)
     value = loss_function(loss)(model(*args, **kwargs), targets)
     torch.autograd.backward(value)
@@ -122,7 +122,7 @@ class Learner(Setup):
             raise InputError(
                 f"a Learner needs an optimiser, or plasticity, got "
                 f"{'neither' if self.optimiser is None else 'both'}: weights change at the end of "
-                f"a relaxation, or within it; pass one of them"
+                f"a relaxation, or during it; pass one of them"
             )
         if self.plasticity is not None and self.method == "bp":
             raise InputError("backprop has no plasticity in time; pass an optimiser instead")
@@ -144,8 +144,9 @@ class Learner(Setup):
         for name, p in learning.items():
             if id(p) not in taken:
                 raise InputError(
-                    f"the optimiser was not given {name}, which learns; make it over the model's "
-                    f"parameters, and ψ where the Rule learns it, or use requires_grad_(False)"
+                    f"the optimiser does not hold {name}, which is learned; make it over the "
+                    f"model's parameters, and ψ where the Rule learns it, or use "
+                    f"requires_grad_(False)"
                 )
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
@@ -184,7 +185,7 @@ class Learner(Setup):
         return sim.loss_value
 
     def state(self) -> dict[str, Any]:
-        """Everything that learning changes, to be stored; the tensors themselves, not copies."""
+        """All that learning changes, to be stored; the tensors themselves, not copies."""
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser and self.optimiser.state_dict(),
@@ -192,7 +193,7 @@ class Learner(Setup):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state`` was taken."""
+        """Continue from where ``state`` was taken."""
         self.model.load_state_dict(state["model"])
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])
@@ -202,12 +203,12 @@ class Learner(Setup):
 
 
 def batches(samples: int, size: int, seeds: Sequence[int], epoch: int) -> Iterator[Tensor]:
-    """The rows of every batch of an epoch, [seed · batch]: each seed shuffles them in its own way.
+    """The rows of every batch of an epoch, [seed · batch]: each seed has its own order.
 
     The order depends on the seed and the number of the epoch alone; the last batch may be smaller.
 
     Raises:
-        InputError: a batch larger than the set, or seeds that are none.
+        InputError: a batch larger than the set, or seeds that are no whole numbers.
     """
     if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise InputError(f"seeds must be whole numbers from 0 on, got {seeds!r}; pass such as [0]")
@@ -222,13 +223,13 @@ def batches(samples: int, size: int, seeds: Sequence[int], epoch: int) -> Iterat
 def evaluate(
     model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss = "sse", chunk: int = 1000
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss per sample, and the share of samples whose largest output is their class.
+    """Mean loss per sample, and accuracy: the share of samples whose largest output is their class.
 
     Args:
         model: a network, or an ensemble, every member of which sees every sample.
         inputs: [sample, …].
         targets: one-hot, [sample, class], or class indices, [sample].
-        chunk: samples at a time, shared among the members.
+        chunk: samples evaluated at once, divided among the members.
 
     Returns:
         [member] each, float64.

@@ -239,9 +239,9 @@ def test_feedback_has_a_gradient_of_its_own():
 
 def test_an_optimiser_of_something_else_is_refused():
     model, psi = network(1), ardyn.random_feedback(network(1))
-    with pytest.raises(InputError, match=r"optimiser was not given fc1.weight, which learns"):
+    with pytest.raises(InputError, match=r"optimiser does not hold fc1.weight, which is learned"):
         Learner(model, torch.optim.SGD(network(1).parameters(), lr=RATE))
-    with pytest.raises(InputError, match=r"was not given feedback of 'fc1', which learns"):
+    with pytest.raises(InputError, match=r"does not hold feedback of 'fc1', which is learned"):
         learner(model, rule=Rule(feedback="learned"), feedback=psi)
     learner(model, rule=Rule(feedback="fixed"), feedback=psi)
 

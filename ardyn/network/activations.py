@@ -98,7 +98,7 @@ class Elementwise:
 _PLAIN = ("tanh", "relu", "sigmoid")
 _SET = ("gelu", "softplus", "leaky_relu", "elu", "silu", "hardtanh", "selu", "celu", "mish")
 _SETTINGS = {"gelu": ("approximate",), "softplus": ("beta", "threshold")}
-"""Of those that are built in, and have no signature to ask."""
+"""Of built-in functions, which have no signature."""
 _WAYS: dict[Any, Any] = {
     way: getattr(torch, name)
     for name in _PLAIN

@@ -1,9 +1,8 @@
-"""The cut pass has autograd's gradients, or is refused.
+"""A pass whose gradients at the equilibrium are not autograd's is refused.
 
 Whenever the sequence of calls is a new one, the gradients at the equilibrium, of every parameter
-that autograd reaches and of every input that wants one, are compared with autograd's through the
-uncut module: the same run, from the same state. What is kept after that is the network alone, for
-runs of an equal sequence.
+that autograd reaches and of every input that requires one, are compared with autograd's through the
+uncut module: the same run, from the same state.
 """
 
 import contextlib
@@ -46,13 +45,13 @@ def agreed(watched: Watched, network: Network) -> tuple[Driven, bool]:
     except RuntimeError as error:
         raise InputError(
             f"autograd cannot pull back through a part of {type(run.model).__name__} "
-            f"({first_line(error)}); mend that in the module, or use units='block'"
+            f"({first_line(error)}); correct that in the module, or use units='block'"
         ) from error
 
 
 @contextlib.contextmanager
 def _without_hooks(leaves: Iterable[Tensor]) -> Iterator[None]:
-    """Hooks of parameters are for the gradients that a user asked for."""
+    """The user's hooks on parameters must not see the gradients of a comparison."""
     kept = [(x._backward_hooks, dict(x._backward_hooks)) for x in leaves if x._backward_hooks]
     for hooks, _ in kept:
         hooks.clear()
@@ -74,7 +73,7 @@ def _compared(watched: Watched, network: Network, own: Set[int]) -> tuple[Driven
         if hidden and not watch.is_hooked:
             wrong = _first_wrong(*_probed(run, found, hidden), precision, own)
         if wrong is None:
-            # What is zero now proves nothing for a batch on which it is not.
+            # What is zero now proves nothing for a batch where it is not.
             proves = all(0 < _norm(g) < math.inf for key, g in truth.items() if key in own)
             is_odd = watch.is_hooked or watch.graph.has_functions
             return (_with_linearity(found) if is_odd else found), proves
@@ -83,7 +82,7 @@ def _compared(watched: Watched, network: Network, own: Set[int]) -> tuple[Driven
     where = _where(run, found, x, key)
     raise InputError(
         f"the gradient of '{watch.name_of(key)}' at the equilibrium differs from autograd's by "
-        f"{size:.2g} of its size; the two part at {where}, which ardyn cannot relax"
+        f"{size:.2g} of its size; they differ first at {where}, which ardyn cannot relax"
     )
 
 
@@ -127,14 +126,14 @@ def _truth(watched: Watched) -> dict[int, Tensor]:
             if not torch.allclose(value, watched.value, rtol=1e-3, atol=1e-6, equal_nan=True):
                 raise InputError(
                     f"{type(run.model).__name__} gives another output when it is run again from "
-                    f"the same state: it draws from a random generator that is none of its "
-                    f"attributes, keeps something outside its modules, or asks whether a tensor "
-                    f"requires a gradient; keep both in the module"
+                    f"the same state: it draws from a random generator that is not one of its "
+                    f"attributes, has state outside its modules, or depends on whether a tensor "
+                    f"requires a gradient; keep generators and state in the module"
                 )
     except RuntimeError as error:
         raise InputError(
             f"autograd cannot differentiate {type(run.model).__name__} by torch.autograd.grad "
-            f"({first_line(error)}); mend that in the module"
+            f"({first_line(error)}); correct that in the module"
         ) from error
     return dict(zip(reached, found, strict=True))
 
@@ -179,7 +178,7 @@ def _probed(
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Gradients of hidden leaves of Σ ⟨r, x̄⟩ over their blocks, r random: ours and autograd's.
 
-    What lies behind a weak branch has gradients as large as any other then.
+    So the gradients behind a branch of small weights are as large as any other.
     """
     passed, generator = found.forward_pass, torch.Generator().manual_seed(0)
     names = {name for name, leaf in passed.leaves.items() if id(leaf) in hidden}
@@ -271,7 +270,7 @@ def _precision(watched: Watched) -> float:
 
 
 def _where(run: Run, found: Driven, x: Mapping[str, Tensor], key: int) -> str:
-    """The operation where gradients part."""
+    """The operation at which the gradients differ first."""
     passed = found.forward_pass
     truth, _ = uncut_gradients(passed, run)
     for name, g in reversed(truth.items()):
@@ -287,7 +286,7 @@ def _norm(x: Tensor) -> float:
 
 
 def no_path(run: Run, watch: Watch, output: Any = None) -> InputError:
-    """Why nothing learns: no gradient leads from a parameter to the output."""
+    """No gradient leads from the output to a parameter; and where it ends, if that is known."""
     name = type(run.model).__name__
     at = f": gradients end at {watch.ending}" if watch.ending else ""
     if output is not None and not tensors_in(output):

@@ -21,7 +21,7 @@ QUERIES = frozenset({
     "requires_grad_", "is_tensor", "is_same_size", "_is_view", "_set_grad_enabled",
 })
 # fmt: on
-"""Calls that ask about a tensor: they read no activity."""
+"""Calls that query a property of a tensor: they read no activity."""
 DATA, GRAD_FN = (getattr(Tensor, name).__get__ for name in ("data", "grad_fn"))
 DETACHING = frozenset({Tensor.detach, Tensor.detach_, DATA})
 DIFFERENTIATING = frozenset({"grad", "backward"})
@@ -64,7 +64,7 @@ class RunningModules:
 
 
 def saving_hooks() -> object:
-    """What is done to tensors that autograd saves now, as within a checkpoint."""
+    """Hooks on the tensors that autograd saves at present, as within a checkpoint."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
@@ -74,7 +74,7 @@ def is_continuous(x: Tensor) -> bool:
 
 
 def can_be_cut(x: Tensor) -> bool:
-    """Whether it can go on as a leaf: a plain dense tensor of real or complex numbers."""
+    """Whether a leaf can replace it: a plain dense tensor of real or complex numbers."""
     return is_continuous(x) and type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
 
 

@@ -19,7 +19,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def swap_tensors(value: Any, by: Callable[[Tensor], Tensor]) -> Any:
-    """The same with other tensors; what holds none is handed on itself."""
+    """The same with other tensors; a value without tensors is returned itself."""
     if isinstance(value, Tensor):
         return by(value)
     if isinstance(value, (tuple, list)):

@@ -1,4 +1,4 @@
-"""Cut: one place where autograd's graph of a module's run is cut, a block in the making."""
+"""Cut: one place where autograd's graph of a module's run is cut; it becomes a block."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from ardyn.network.activations import Activation
 from ardyn.network.layers import Layer
 
 VIEWS = "*views"
-"""Among what stays whole: views, where a module writes on them or on what they are views of."""
+"""Stands among the names of what stays whole where views, or their bases, are written on."""
 
 
 class CannotCutError(Exception):
@@ -40,7 +40,7 @@ class Below:
 
 @dataclass(eq=False, slots=True)
 class Cut:
-    """One place where the graph is cut: a block in the making."""
+    """One place where the graph is cut; it becomes a block of the network."""
 
     index: int
     """Its number in the run."""
@@ -50,9 +50,9 @@ class Cut:
     value: Tensor
     """x̄, with the graph that leads to it."""
     leaf: Tensor
-    """What goes on in its place."""
+    """The leaf of autograd that takes its place in the rest of the run."""
     handed: Tensor
-    """The same, as a tensor that the module may write on."""
+    """An alias of the leaf, which the module may write on."""
     layer: Layer
     activation: Activation
     below: Below

@@ -28,7 +28,7 @@ MOST_KEPT = 32
 
 
 ENOUGH = 3
-"""Agreements after which a gradient that stayed zero is taken to be so for good."""
+"""Agreements after which a gradient that was always zero is taken to be zero."""
 
 
 @dataclass
@@ -61,8 +61,7 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             cure = "make it anew, without .compile()"
         if cure:
             raise InputError(
-                f"module '{name}' is compiled by torch.compile, within which no unit can be seen; "
-                f"{cure}"
+                f"module '{name}' is compiled by torch.compile, which hides its layers; {cure}"
             )
     return dict(parameters_of(modules))
 
@@ -89,8 +88,8 @@ def feed_forward(
         inputs: a tensor, a tuple of arguments or a dict of keywords.
         evaluate: 𝓛 of what the module returns.
         units: "block": a leak for every layer with its activation, for activations that stand
-            alone and for outputs, while the rest passes on at once; "operation": one for every
-            operation. Both settle on the same values.
+            alone and for outputs, while the rest transmits instantaneously; "operation": one for
+            every operation. The equilibrium is the same.
         replaced: parameters by name, in place of the module's own.
         loss: what ``evaluate`` calls; where it is a module or an object, a run may change it too.
 
@@ -118,7 +117,7 @@ def feed_forward(
         )
         watched = _watched(run, known)
         driven = _pass(watched, known)
-    driven.forward_pass.let_go()
+    driven.forward_pass.free_preactivations()
     return driven
 
 
@@ -136,7 +135,7 @@ def _pass(watched: Watched, known: _Known) -> Driven:
         known.agreed.clear()
     times = known.agreed[key] = known.agreed.get(key, 0) + 1
     if watch.is_hooked or not (proves or times >= ENOUGH):
-        return found  # what a hook does can be another thing next time
+        return found  # a hook may do something else next time
     if len(known.networks) == MOST_KEPT:
         del known.networks[next(iter(known.networks))]
     known.networks[key] = found.forward_pass.network
@@ -168,8 +167,8 @@ def _under_watch(run: Run, known: _Known) -> tuple[Watch, Any]:
         left = [name for name in (*modules, "") if name not in known.whole]
         if not left:
             raise InputError(
-                f"{type(run.model).__name__} runs, but not while its torch calls are watched "
-                f"({first_line(cause)}); relax the part of it that does"
+                f"{type(run.model).__name__} runs, but not under a TorchFunctionMode "
+                f"({first_line(cause)}); relax a part of it that does"
             ) from cause
         known.whole |= {left[0]}
         run.start.put_back()

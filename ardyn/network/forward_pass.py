@@ -1,4 +1,4 @@
-"""ForwardPass: what one frozen feed-forward pass leaves behind, and its pull-backs."""
+"""ForwardPass: activities and derivatives of one frozen feed-forward pass, and its pull-backs."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,10 @@ from ardyn.network.run import Run, Watched
 from ardyn.network.watching import Watch
 
 _SMALL = 2**12
-"""Numbers in a value up to which batching the entries of a stack saves time: a call costs more."""
+"""Size of a value up to which the entries of a stack are pulled back as one batch: above it,
+calls no longer dominate the time."""
 _LARGE = 2**18
-"""Numbers in a value from which on it is worth freeing."""
+"""Size of a value from which on it is freed early."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ForwardPass:
 
     network: Network
     parameters: Parameters
-    """By name; values alone."""
+    """By name, detached."""
     activity: Mapping[str, Tensor]
     """x̄ of every block, and the network's inputs."""
     derivative: Mapping[str, Slope]
@@ -47,7 +48,7 @@ class ForwardPass:
     whole: frozenset[str]
     """Modules within which nothing was cut."""
     is_hooked: bool
-    """Whether hooks see gradients on their way."""
+    """Whether hooks on gradients take part."""
 
     def pull(
         self,
@@ -146,7 +147,7 @@ class ForwardPass:
     def ends(
         self, above: Mapping[str, Tensor], local: Sequence[tuple[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Where a pass of autograd begins that ends at parameters, and with what.
+        """Roots and root gradients of a pass of autograd that ends at parameters.
 
         Args:
             above: (x ⊙ f′) of each block that autograd differentiates, and ∂𝓛/∂x⁰ of inputs.
@@ -162,7 +163,7 @@ class ForwardPass:
         roots, gradients = [root for root, _ in starts], [v.to(root.dtype) for root, v in starts]
         return roots, gradients
 
-    def let_go(self) -> None:
+    def free_preactivations(self) -> None:
         """Free pre-activations that no pull-back needs: those whose f′ is known from f(a)."""
         for block in self.network.blocks:
             cut = self.cuts[block.name]
@@ -215,7 +216,7 @@ class ForwardPass:
         return part
 
     def _sliced(self, which: slice) -> "ForwardPass":
-        """Layers and activations never mix samples."""
+        """For layers and activations alone, which never mix samples."""
         return replace(
             self,
             activity={name: x[which] for name, x in self.activity.items()},
@@ -224,7 +225,7 @@ class ForwardPass:
         )
 
     def at(self, activity: Mapping[str, Tensor]) -> Mapping[str, Cut]:
-        """The run repeated, with these activities in place of the units' own; by block.
+        """The run repeated with these activities in place of the units' own; cuts by block.
 
         Raises:
             InputError: a module that takes another path then.
@@ -259,7 +260,7 @@ class ForwardPass:
 
 
 def collect(run: Run, watch: Watch, network: Network) -> ForwardPass:
-    """What a watched run leaves behind."""
+    """The forward pass of a watched run."""
     cuts = {cut.name: cut for cut in watch.cuts if cut.name}
     inputs = {name: x.value if isinstance(x, Cut) else x for name, x in watch.fed.items()}
     activity = {name: x.detach() for name, x in inputs.items()}
@@ -297,7 +298,7 @@ def collect(run: Run, watch: Watch, network: Network) -> ForwardPass:
 
 @dataclass(frozen=True)
 class Driven:
-    """A forward pass, and what the loss makes of it."""
+    """A forward pass, its loss, and the loss gradients."""
 
     forward_pass: ForwardPass
     value: Tensor
@@ -309,7 +310,7 @@ class Driven:
 
 
 def driven_by_loss(watched: Watched, network: Network) -> Driven:
-    """The pass, and the loss gradients at all that the loss reads."""
+    """The pass, and the loss gradients with respect to all that the loss reads."""
     watch, value = watched.watch, watched.value
     passed = collect(watched.run, watch, network)
     reached = watch.graph.reached(value).leaves

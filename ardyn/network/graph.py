@@ -1,4 +1,4 @@
-"""What autograd's graph leads to: from any tensor of a run, down to cuts and leaves."""
+"""Graph: which cuts and leaves autograd's graph leads to from any tensor of a run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ class Graph:
             self._nodes[handed.grad_fn] = here
 
     def is_end(self, x: Tensor) -> bool:
-        """Whether paths end at this tensor, which was not written on since."""
+        """Whether paths end at this tensor, unmodified since."""
         return id(x) in self._known and x._version == 0
 
     def reached(self, x: Tensor) -> Reached:

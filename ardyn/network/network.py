@@ -22,7 +22,7 @@ class Block:
     """x = f(a), a = layer(h): a layer with its activation, or whatever lies between two cuts.
 
     h is computed from the values of the sources, without parameters; what does so is differentiated
-    by autograd, and passes on at once what it is sent.
+    by autograd, and transmits instantaneously.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Block:
     layer: Layer
     activation: Activation = identity
     relaxes: bool = True
-    """Whether it drives a unit with a leak; else it passes on at once what it is sent."""
+    """Whether it drives a leaky integrator; otherwise it transmits instantaneously."""
     reads_as_is: bool = True
     """Whether h is the value of its only source, as it is."""
 
@@ -66,7 +66,7 @@ class Network:
 
     @cached_property
     def clamped(self) -> "Network":
-        """The same, its terminal outputs held at the loss gradient: they pass it on at once."""
+        """The same with its terminal outputs held at the loss gradient, without a leak."""
         blocks = (
             replace(b, relaxes=b.relaxes and b.name not in self.terminal) for b in self.blocks
         )
@@ -116,7 +116,7 @@ class Network:
 
     @cached_property
     def towards_units(self) -> frozenset[str]:
-        """Blocks that relax, and those that pass on to one that does."""
+        """Blocks that relax, and those above a block that does."""
         found: set[str] = set()
         for block in self.blocks:
             if block.relaxes or found.intersection(block.sources):
@@ -130,7 +130,7 @@ class Network:
         pull: Callable[[Block, Tensor, tuple[str, ...]], tuple[Tensor, ...]],
         towards: frozenset[str] | None = None,
     ) -> dict[str, Tensor]:
-        """Visit the blocks from the outputs down; the one backward sweep that everything shares.
+        """Visit the blocks from the outputs down: the backward sweep that all dynamics share.
 
         A unit's drive is the sum of what its children pull back (paper, Eq. 7), and for some
         ``top``, from where the sweep starts. ``send(block, drive)`` returns what the block's unit

@@ -1,4 +1,4 @@
-"""What a run may change, kept, so that the same run can be made again."""
+"""Snapshot: all that a run may change, saved, so that the same run can be repeated."""
 
 import contextlib
 import functools
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 _FIXED = frozenset({bool, int, float, str, type(None)})
-"""Types that no run can write on."""
+"""Immutable types."""
 _LIBRARIES = frozenset({"builtins", "torch", "numpy", "functools", "types", "typing", "weakref"})
-"""Whose objects are no plain ones, to be taken by their attributes."""
+"""Libraries whose objects are not saved attribute by attribute."""
 _CONTAINERS = frozenset({list, dict, set, OrderedDict, defaultdict, deque})
 
 
 RUNNING = threading.RLock()
-"""Held while a module runs or is put back: random numbers belong to all threads."""
+"""Held while a module runs or is restored: all threads share the random generators."""
 
 
 _address: Callable[[Tensor], int] = torch._C._data_address  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def _is_equal(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Snapshot:
-    """What a run may change, as it is now.
+    """The present state of all that a run may change.
 
     Of modules their parameters with ``.grad``, buffers and attributes; of attributes tensors,
     random generators, and what lists, dicts, sets and plain objects hold. And all random numbers.
@@ -107,7 +107,7 @@ class Snapshot:
                 self._keep_tensor(x.grad)
 
     def put_back(self) -> None:
-        """Make everything what it was."""
+        """Restore everything."""
         for own, then in self._attributes:
             own.clear()
             own.update(then)
@@ -140,7 +140,7 @@ class Unchanged:
         self._kept: list[tuple[Tensor, int, Tensor]] = []
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
-        """From now on."""
+        """Watch these from now on."""
         self._kept = [(x, x._version, alias(x.detach())) for x in tensors if not x.is_inference()]
 
     def __bool__(self) -> bool:
@@ -151,7 +151,7 @@ class Unchanged:
 def putting_back(
     owners: Iterable[object], start: Snapshot, unchanged: Unchanged | None = None
 ) -> Iterator[None]:
-    """Go back to ``start``, and in the end to where the owners are now."""
+    """Restore ``start``, and at the end the present state of the owners."""
     with RUNNING:
         now, was_unchanged = Snapshot(owners), bool(unchanged)
         start.put_back()
@@ -164,7 +164,7 @@ def putting_back(
 
 
 def _is_plain(value: object) -> bool:
-    """Whether this is an object of a user's class, all of which is in its attributes."""
+    """Whether this is an object of a user's own class, whose state is in its attributes."""
     if not hasattr(value, "__dict__") or isinstance(value, (type, nn.Module)):
         return False
     home = type(value).__module__.partition(".")[0]

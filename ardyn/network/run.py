@@ -1,4 +1,4 @@
-"""Run: one call of a module on a batch, which can be made again from the same state."""
+"""Run: one call of a module on a batch, which can be repeated from the same state."""
 
 import contextlib
 import inspect
@@ -20,7 +20,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """One call of a module, to be made again: on the same batch, from the same state."""
+    """One call of a module, which can be repeated on the same batch from the same state."""
 
     model: nn.Module
     modules: Mapping[str, nn.Module]
@@ -32,7 +32,7 @@ class Run:
     parameters: Mapping[str, Tensor]
     """By name, each under all of its names."""
     replaced: Mapping[str, Tensor]
-    """Parameters that stand in for the module's own."""
+    """Parameters in place of the module's own."""
     owners: Sequence[object]
     """Modules and objects that a run may change, those of the loss among them."""
     start: Snapshot
@@ -41,7 +41,7 @@ class Run:
     """Whether parameters, buffers and inputs still are what they were after it."""
 
     def from_start(self) -> contextlib.AbstractContextManager[None]:
-        """The state from which the module ran; in the end it is put back to the one of now."""
+        """Within it, the state from which the module ran; at the end, the present one again."""
         return putting_back(self.owners, self.start, self.unchanged)
 
     def __call__(self) -> Any:
@@ -60,11 +60,11 @@ class Run:
         given: Mapping[int, Tensor] | None = None,
         is_cutting: bool = True,
     ) -> Watch:
-        """Who watches the run."""
+        """A mode under which the run is watched."""
         return Watch(self.modules, self.parameters, self.units, given, whole, is_cutting)
 
     def under(self, watch: Watch) -> Any:
-        """The run, cut into units: its output, cut too."""
+        """The run, cut into units; returns its output, which is cut as well."""
         names = iter(input_names(self.model, self.arguments))
         with torch.enable_grad():
             arguments = swap_tensors(self.arguments, lambda x: watch.feed(next(names), _own(x)))
@@ -84,7 +84,7 @@ class Watched:
 
 
 def _own(x: Tensor) -> Tensor:
-    """An input on which a module may write, so that the run can be made again."""
+    """An alias of an input, so that a module that writes on it can be run again."""
     return x if x.requires_grad else alias(x)
 
 

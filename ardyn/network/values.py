@@ -43,14 +43,14 @@ class Values:
         self._number: dict[int, int] = {}
 
     def mark(self, x: Tensor, inputs: frozenset[str], is_smooth: bool = True) -> None:
-        """It depends on the batch."""
+        """Note that it depends on the batch."""
         self._alive.append(x)
         self._inputs[id(x)] = inputs
         if is_smooth and is_continuous(x):
             self._smooth.add(id(x))
 
     def inputs_of(self, x: Tensor) -> frozenset[str] | None:
-        """Inputs that it depends on, not counting paths by way of cuts; None where there is none."""
+        """Inputs that it depends on, not counting paths through cuts; None if none."""
         return self._inputs.get(id(x))
 
     def has_gradient(self, x: Tensor) -> bool:
@@ -82,7 +82,7 @@ class Values:
         return ".".join(shared) or "module"
 
     def token(self, x: Tensor) -> object:
-        """What stands for it in the sequence of calls: a number, a name, or its kind."""
+        """Its entry in the sequence of calls: a number, a name, or shape and type."""
         number = self._number.get(id(x))
         if number is not None:
             return number
@@ -97,5 +97,5 @@ class Values:
             self._alive.append(x)
 
     def number_cut(self, handed: Tensor, index: int) -> None:
-        """What a cut hands on counts by the number of the cut, below zero."""
+        """Number what a cut returns by the cut's own number, below zero."""
         self._number[id(handed)] = -index - 1

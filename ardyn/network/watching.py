@@ -1,10 +1,10 @@
-"""The module's own run, watched: behind each unit autograd's graph is cut, and a leaf goes on.
+"""The module's own run, watched: autograd's graph is cut behind each unit.
 
 A TorchFunctionMode sees every torch call of the run, of modules and of functional code alike, with
-its real values. What a call returns goes on as a leaf of autograd where it is the value of a unit;
-anything else stays in autograd's graph. So hooks, control flow, random numbers and training mode
-mean what they mean to backprop: it is the same run. A mistake about *where* to cut costs a leak,
-never a gradient, as what is not cut is differentiated by autograd all the same.
+its real values. What a call returns is replaced by a leaf of autograd where it is the value of a
+unit; anything else stays in autograd's graph. So hooks, control flow, random numbers and training
+mode mean what they mean to backprop: it is the same run. A mistake about *where* to cut changes
+which units relax, never a gradient: autograd differentiates what is not cut.
 """
 
 import operator
@@ -41,13 +41,13 @@ from ardyn.network.values import NO_INPUTS, Values
 
 
 class Watch(TorchFunctionMode):
-    """Runs within it are cut.
+    """A torch mode under which a module's run is cut into units.
 
     Args:
         modules: by name, the whole among them.
         parameters: by name; a tensor under several names goes by the first.
-        given: values to put in place of those of cuts, by their index; of a layer with a local rule
-            or of its activation, they are not computed then.
+        given: values to put in place of those of cuts, by their index; those of a layer with a
+            local rule, or of its activation, are not computed then.
         whole: names of modules within which nothing is cut.
         is_cutting: False: units are found, but autograd's graph stays in one piece.
     """
@@ -72,11 +72,11 @@ class Watch(TorchFunctionMode):
         self.cuts: list[Cut] = []
         self.outputs: list[Cut] = []
         self.fed: dict[str, Cut | Tensor] = {}
-        """The inputs; cut, where their gradient is wanted."""
+        """The inputs; cut if they require a gradient."""
         self.reading: list[Tensor] = []
         """What the last call read."""
         self.ending = ""
-        """The last operation at which gradients ended."""
+        """The last operation that returned no gradient."""
         # By the identity of a tensor, which ``values`` keeps alive.
         self._handed: dict[int, Cut] = {}
         self._replaced: dict[int, Cut] = {}
@@ -87,7 +87,7 @@ class Watch(TorchFunctionMode):
     # What goes in and out
 
     def feed(self, name: str, x: Tensor) -> Tensor:
-        """An input, as the module receives it; cut, where the user wants its gradient."""
+        """An input, as the module receives it; cut if it requires a gradient."""
         if x.requires_grad:
             self.fed[name] = cut = self._cut(x, name, relaxes=False)
             cut.name = name
@@ -100,7 +100,7 @@ class Watch(TorchFunctionMode):
         return x
 
     def end(self, x: Tensor) -> Tensor:
-        """An output, as the loss receives it: cut, where a gradient could reach it."""
+        """An output, as the loss receives it: cut if a gradient could reach it."""
         x = self._take(x)
         cut = self._handed.get(id(x))
         if cut is None or x._version:
@@ -108,7 +108,7 @@ class Watch(TorchFunctionMode):
                 return x
             place = self._made.get(id(x)) or self.names.get(id(x)) or "output"
             cut = self._cut(x, place, relaxes=False)
-        # A parameter as it is has no leak.
+        # A parameter that is itself an output has no leak.
         cut.relaxes |= cut.value.grad_fn is not None or self.values.inputs_of(cut.value) is not None
         if cut not in self.outputs:
             self.outputs.append(cut)
@@ -122,11 +122,11 @@ class Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__":
             found = func(*args, **kwargs)
-            if func == GRAD_FN:  # a hook on a node would pass unseen
-                self._see_hook(args[0])
+            if func == GRAD_FN:  # hooks on a node of the graph cannot be watched
+                self._record_hook(args[0])
             if not isinstance(found, Tensor):
                 return found
-            if func == DATA and id(args[0]) in self._handed:  # as would writing on its data
+            if func == DATA and id(args[0]) in self._handed:  # nor can writing on the data
                 raise CannotCutError(tuple(self.running.around()))
         given = tensors_in((args, kwargs))
         if not given:
@@ -134,7 +134,7 @@ class Watch(TorchFunctionMode):
         if name in HOOKING:
             return self._hook(func, args, kwargs)
         if not torch.is_grad_enabled() or self._is_whole_here():
-            return self._aside(func, args, kwargs)
+            return self._call_uncut(func, args, kwargs)
         if name in DIFFERENTIATING:
             raise CannotCutError(tuple(self.running.around()))
         self.reading = list(map(self._take, given))
@@ -290,9 +290,9 @@ class Watch(TorchFunctionMode):
         return x if cut is None else cut.handed
 
     def _mixes(self, x: Tensor) -> bool:
-        """Whether a layer computed it that was not seen, such as a scripted module.
+        """Whether a layer computed it that was not watched, such as a scripted module.
 
-        A view of such a value is left as it is: what is written on it must reach the value.
+        A view of such a value is left as it is: writing on it must change the value.
         """
         if self.graph.is_end(x) or x.grad_fn is None or x._is_view():
             return False
@@ -300,18 +300,18 @@ class Watch(TorchFunctionMode):
         return bool(reached.cuts and reached.leaves) and can_be_cut(x)
 
     def _hook(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """A hook on a unit's value sees the whole of its gradient; local rules would pass it by."""
-        self._see_hook(args[0])
+        """A hook on a unit's value takes part in its gradient, which local rules do not call."""
+        self._record_hook(args[0])
         cut = self._handed.get(id(args[0]))
         if cut is not None and cut.value.requires_grad:
             return func(cut.value, *args[1:], **kwargs)
         return func(*args, **kwargs)
 
-    def _see_hook(self, x: Tensor) -> None:
+    def _record_hook(self, x: Tensor) -> None:
         self.is_hooked = True
         self.values.calls.append(("hook", self.values.token(x)))
 
-    def _aside(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+    def _call_uncut(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A call that is not cut: without gradients, or within a module that stays whole."""
         if torch.is_grad_enabled():
             replaced = self._replaced
@@ -332,7 +332,7 @@ class Watch(TorchFunctionMode):
         return self.values.has_gradient(x) and can_be_cut(x) and not stays
 
     def _is_as_it_was(self, x: Tensor) -> bool:
-        """Whether this is an input or the value of a cut, not written on since."""
+        """Whether this is an input or the value of a cut, unmodified since."""
         if id(x) in self._handed:
             return x._version == 0
         return any(x is each for each in self.fed.values())

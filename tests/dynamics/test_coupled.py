@@ -239,7 +239,7 @@ def test_the_moving_gradient_is_that_of_a_new_pass_with_the_weights_of_the_momen
         truth = {f"fc{k + 1}": layers[min(2 * k + 1, len(layers) - 1)].grad for k in range(3)}
         assert_same({unit: g[i] for unit, g in found.items()}, truth, 1e-12)
     assert difference(found["fc1"][-1], found["fc1"][0]) > 0.1
-    with pytest.raises(InputError, match="the weights stood still"):
+    with pytest.raises(InputError, match="the weights of this trajectory are constant"):
         case.relaxation().moving_gradients(trajectory)
 
 
@@ -290,7 +290,7 @@ def test_where_activities_would_settle_follows_learned_feedback_weights():
 
 
 def test_moving_weights_have_no_exact_convergence_time():
-    with pytest.raises(InputError, match="weights that move leave no exact convergence time"):
+    with pytest.raises(InputError, match="with plastic weights there is no exact convergence time"):
         problem().relaxation(plasticity=Plasticity(5.0)).exact_convergence_time()
 
 
@@ -477,7 +477,7 @@ def test_weights_are_recorded_at_whole_numbers_of_times(every):
 
 
 def test_weights_that_stand_still_are_not_recorded():
-    with pytest.raises(InputError, match="weights_every = 1 means nothing to weights that stand"):
+    with pytest.raises(InputError, match="weights_every = 1 needs plastic weights"):
         problem().relaxation(plasticity=Plasticity()).solve([1.0], weights_every=1)
 
 
