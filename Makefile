@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CATALOGUE := .venv-catalogue/bin
 
-.PHONY: setup convergence test lint types bench catalogue clean
+.PHONY: setup convergence test lint format types bench catalogue clean
 
 setup: .venv/ready
 
@@ -18,11 +18,16 @@ convergence: setup
 	$(BIN)/python studies/convergence.py
 
 test: setup lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types: setup
 	$(BIN)/mypy
@@ -44,4 +49,4 @@ catalogue: .venv-catalogue/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-catalogue .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-catalogue .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

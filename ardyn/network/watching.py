@@ -16,21 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ardyn.ensembles import each_member
+from ardyn.network import calls
 from ardyn.network.activations import Activation, called_activation, identity
-from ardyn.network.calls import (
-    DATA,
-    DETACHING,
-    DIFFERENTIATING,
-    GRAD_FN,
-    HOOKING,
-    QUERIES,
-    RunningModules,
-    can_be_cut,
-    is_continuous,
-    plain_name,
-    saving_hooks,
-    written_on,
-)
+from ardyn.network.calls import RunningModules
 from ardyn.network.containers import swap_tensors, tensors_in
 from ardyn.network.cuts import VIEWS, Below, CannotCutError, Cut, Returned
 from ardyn.network.layer_calls import LAYERS, called_layer
@@ -82,7 +70,7 @@ class Watch(TorchFunctionMode):
         self._replaced: dict[int, Cut] = {}
         self._made: dict[int, str] = {}
         self._viewed: set[int] = set()
-        self._saving = saving_hooks()
+        self._saving = calls.saving_hooks()
 
     # What goes in and out
 
@@ -93,7 +81,7 @@ class Watch(TorchFunctionMode):
             cut.name = name
             self.graph.reached(x)
             return cut.handed
-        is_smooth = is_continuous(x)
+        is_smooth = calls.is_continuous(x)
         if is_smooth:
             self.fed[name] = x
         self.values.mark(x, frozenset({name}) if is_smooth else NO_INPUTS, is_smooth)
@@ -118,24 +106,24 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name in QUERIES:
+        if name in calls.QUERIES:
             return func(*args, **kwargs)
         if name == "__get__":
             found = func(*args, **kwargs)
-            if func == GRAD_FN:  # hooks on a node of the graph cannot be watched
+            if func == calls.GRAD_FN:  # hooks on a node of the graph cannot be watched
                 self._record_hook(args[0])
             if not isinstance(found, Tensor):
                 return found
-            if func == DATA and id(args[0]) in self._handed:  # nor can writing on the data
+            if func == calls.DATA and id(args[0]) in self._handed:  # nor can writing on the data
                 raise CannotCutError(tuple(self.running.around()))
         given = tensors_in((args, kwargs))
         if not given:
             return func(*args, **kwargs)
-        if name in HOOKING:
+        if name in calls.HOOKING:
             return self._hook(func, args, kwargs)
         if not torch.is_grad_enabled() or self._is_whole_here():
             return self._call_uncut(func, args, kwargs)
-        if name in DIFFERENTIATING:
+        if name in calls.DIFFERENTIATING:
             raise CannotCutError(tuple(self.running.around()))
         self.reading = list(map(self._take, given))
         if any(map(operator.is_not, self.reading, given)):
@@ -157,7 +145,7 @@ class Watch(TorchFunctionMode):
             if layer is not None and self.values.is_plain_data(layer[1]):
                 return self._run_layer(func, args, kwargs, *layer)
         given = [*self.reading, *(args[0].parameters() if func is each_member else ())]
-        written = written_on(func, name, args, kwargs)
+        written = calls.written_on(func, name, args, kwargs)
         if written is not None and id(written) in self._viewed:
             raise CannotCutError((VIEWS,))
         read = self.values.read(given)
@@ -168,11 +156,11 @@ class Watch(TorchFunctionMode):
         if not read.has_data:
             return out
         for x in found:
-            self.values.mark(x, read.inputs, read.is_smooth and func not in DETACHING)
+            self.values.mark(x, read.inputs, read.is_smooth and func not in calls.DETACHING)
         if written is not None or any(x is y for x in found for y in given):
             return self._write_back(func, out, out if written is None else written)
         if not any(x.requires_grad for x in found) and any(x.requires_grad for x in given):
-            self.ending = repr(plain_name(func))
+            self.ending = repr(calls.plain_name(func))
         return self._cut_what_is_new(func, out, found, read.has_parameters)
 
     def _run_layer(
@@ -199,7 +187,7 @@ class Watch(TorchFunctionMode):
         if joins and (x._version or not joins.relaxes or not joins.layer.names):
             joins = None
         read = self.values.read([x])
-        in_place = written_on(func, func.__name__, args, kwargs) is not None
+        in_place = calls.written_on(func, func.__name__, args, kwargs) is not None
         if in_place and id(x) in self._viewed:
             raise CannotCutError((VIEWS,))
         below, is_view = Below(alias(x), self._is_as_it_was(x)), x._is_view()
@@ -297,7 +285,7 @@ class Watch(TorchFunctionMode):
         if self.graph.is_end(x) or x.grad_fn is None or x._is_view():
             return False
         reached = self.graph.reached(x)
-        return bool(reached.cuts and reached.leaves) and can_be_cut(x)
+        return bool(reached.cuts and reached.leaves) and calls.can_be_cut(x)
 
     def _hook(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A hook on a unit's value takes part in its gradient, which local rules do not call."""
@@ -329,7 +317,7 @@ class Watch(TorchFunctionMode):
 
     def _is_worth_cutting(self, x: Tensor) -> bool:
         stays = VIEWS in self.whole and x._is_view()
-        return self.values.has_gradient(x) and can_be_cut(x) and not stays
+        return self.values.has_gradient(x) and calls.can_be_cut(x) and not stays
 
     def _is_as_it_was(self, x: Tensor) -> bool:
         """Whether this is an input or the value of a cut, unmodified since."""
@@ -343,7 +331,7 @@ class Watch(TorchFunctionMode):
         """Whether nothing is cut now: in a transform, a checkpoint, a module that stays whole."""
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return True
-        if saving_hooks() != self._saving:
+        if calls.saving_hooks() != self._saving:
             return True
         return bool(self.whole) and not self.whole.isdisjoint(self.running.around())
 
