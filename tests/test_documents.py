@@ -1,5 +1,6 @@
 """README and documentation: their code runs, their commands parse, their links exist."""
 
+import csv
 import importlib
 import re
 import shlex
@@ -27,6 +28,7 @@ PAGES = (
     *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
 )
 STUDIES = sorted(path.stem for path in ROOT.glob("studies/*.py") if path.stem != "__init__")
+CONFIGURATIONS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("results/*/config*.json"))
 LANGUAGES = {"python", "sh", "text"}
 
 
@@ -156,18 +158,30 @@ def test_a_wrong_flag_would_be_found(monkeypatch, capsys):
         _parse(importlib.import_module("studies.convergence").Config, "")
 
 
-@pytest.mark.parametrize(
-    "path", sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("results/*/config*.json"))
-)
+@pytest.mark.parametrize("path", CONFIGURATIONS)
 def test_every_configuration_that_is_kept_can_be_run_again(path):
-    folder = Path(path).parent.name
-    study = next(s for s in STUDIES if folder.replace("-", "_").startswith(s))
+    folder = Path(path).parent
+    study = next(each for each in STUDIES if folder.name.replace("-", "_").startswith(each))
     assert read_config(ROOT / path, importlib.import_module(f"studies.{study}").Config)
-    assert any(path in page or f"--config results/{folder}\n" in page for page in [results_page()])
+    given = str(folder) if Path(path).name == "config.json" else path
+    run_again = [".venv/bin/python", f"studies/{study}.py", "--config", given]
+    assert run_again in list(commands("results/README.md"))
 
 
-def results_page() -> str:
-    return (ROOT / "results/README.md").read_text()
+def test_every_accuracy_in_the_tables_is_one_that_is_kept():
+    """Mean and standard error, in both directions, to the two digits that are shown."""
+    rows = [
+        tuple(map(float, row[1:3]))
+        for path in ROOT.glob("results/*/table.csv")
+        for row in list(csv.reader(path.read_text().splitlines()))[1:]
+    ]
+    page = (ROOT / "results/README.md").read_text()
+    table = "".join(line for line in page.splitlines() if line.startswith("|"))
+    shown = [tuple(map(float, pair)) for pair in re.findall(r"(\d+\.\d\d) ± (\d+\.\d\d)", table)]
+    for found, others in ((rows, shown), (shown, rows)):
+        for mean, error in found:
+            near = [abs(m - mean) < 0.006 and abs(e - error) < 0.006 for m, e in others]
+            assert any(near), (mean, error)
 
 
 def test_the_readme_is_a_front_page():
