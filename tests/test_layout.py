@@ -19,7 +19,7 @@ def test_no_public_name_hides_a_module():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_file_says_what_is_in_it(package: str):
+def test_every_file_says_what_is_in_it(package):
     files = list((ROOT / package).rglob("*.py"))
     assert files
     for path in files:
@@ -27,7 +27,7 @@ def test_every_file_says_what_is_in_it(package: str):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_file_is_longer_than_its_purpose(package: str):
+def test_no_file_is_longer_than_its_purpose(package):
     lengths = {p: len(p.read_text().splitlines()) for p in (ROOT / package).rglob("*.py")}
     assert {path: length for path, length in lengths.items() if length > 350} == {}
 

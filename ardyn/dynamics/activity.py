@@ -1,5 +1,6 @@
 """Dynamics: the right-hand side of the relaxation, d(state)/dt. Knows no solver."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,14 +16,14 @@ from ardyn.network.network import Block
 from ardyn.state import State
 
 
-def relax(x: Tensor, drive: Tensor, tau: float) -> Tensor:
+def relax(x: Tensor, drive: Tensor, tau: float, out: Tensor | None = None) -> Tensor:
     """τ dx/dt = −x + drive (paper, Eq. 1; on a graph, Eq. 7)."""
-    return (drive - x) / tau
+    return torch.div(torch.sub(drive, x, out=out), tau, out=out)
 
 
-def remember(x: Tensor, z: Tensor, tau: float) -> Tensor:
+def remember(x: Tensor, z: Tensor, tau: float, out: Tensor | None = None) -> Tensor:
     """τ_z dz/dt = x − z: the decaying trace of an activity."""
-    return (x - z) / tau
+    return torch.div(torch.sub(x, z, out=out), tau, out=out)
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,25 @@ class Dynamics:
 
     def __call__(self, t: Tensor | float, state: State) -> State:
         """d(state)/dt, all units in parallel; autonomous, so ``t`` plays no part."""
+        rate = state.with_tensors([torch.empty_like(x) for x in state.tensors()])
+        self.write_rate(t, state, rate)
+        return rate
+
+    def write_rate(self, t: Tensor | float, state: State, rate: State) -> None:
+        """The same, written into ``rate``."""
         x = self.activities(state.activity)
-        rate: dict[str, Tensor] = {}
 
         def send(block: Block, drive: Tensor) -> Tensor:
             if not block.relaxes:
                 return drive
             unit = block.name
-            rate[unit] = relax(x[unit], drive, self.tau[unit])
+            relax(x[unit], drive, self.tau[unit], out=rate.activity[unit])
             return x[unit]
 
         self.descend(send, x)
-        return State({unit: rate[unit] for unit in self.tau}, self._trace_rate(x, state.trace))
+        for unit, z in state.trace.items():
+            assert self.tau_trace is not None
+            remember(x[unit], z, self.tau_trace, out=rate.trace[unit])
 
     def sweep(self, state: State, step: float) -> State:
         """One sequential sweep from the top, each unit driven by the already updated one above."""
@@ -137,8 +145,10 @@ class Dynamics:
             return x[unit]
 
         self.descend(send, x)
-        rate = self._trace_rate(x, state.trace)
-        z = {unit: z + step * rate[unit] for unit, z in state.trace.items()}
+        z = {
+            unit: z + step * remember(x[unit], z, self.tau_trace or math.inf)
+            for unit, z in state.trace.items()
+        }
         return State({unit: x[unit] for unit in self.tau}, z)
 
     def descend(
@@ -221,10 +231,6 @@ class Dynamics:
         """The same dynamics, for some samples of the batch only."""
         drive = {unit: g[which] for unit, g in self.drive.items()}
         return replace(self, forward_pass=self.forward_pass.samples(which), drive=drive)
-
-    def _trace_rate(self, x: Mapping[str, Tensor], z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        tau = self.tau_trace
-        return {} if tau is None else {u: remember(x[u], z[u], tau) for u in z}
 
 
 class Activities(dict[str, Tensor]):

@@ -4,8 +4,8 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 import torch
 import torchdiffeq
@@ -17,12 +17,19 @@ from torchdiffeq._impl.solvers import FixedGridODESolver
 from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.solvers.monitor import StepMonitor
 from ardyn.solvers.stability import check_stable, check_tolerance
+from ardyn.solvers.stepping import Control, adaptive_steps, fixed_steps
 from ardyn.solvers.system import Separable, Solution, Stop, System, grid
+from ardyn.solvers.tableaux import tableau_of
 
 FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
 """Methods of one constant step that the installed torchdiffeq has."""
 ADAPTIVE_METHODS = tuple(name for name in SOLVERS if name not in FIXED_METHODS)
 """Methods that choose their own steps."""
+
+
+Engine = Literal["ardyn", "torchdiffeq"]
+_CONTROLS = frozenset(each.name for each in fields(Control)) - {"rtol", "atol"}
+"""Options of adaptive methods that ardyn's own stepper takes; with others, torchdiffeq steps."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class Adaptive:
         atol: absolute error allowed per step, in the activities' units.
         per_sample: solve the samples one by one.
         options: the method's own, such as ``{"first_step": 0.1}``.
+        engine: what takes the steps: "ardyn", or "torchdiffeq", whose steps are the same; it
+            always takes those of methods that are not explicit Runge–Kutta methods.
 
     Raises:
         InputError: an unknown method or option, or a tolerance that is not positive.
@@ -52,6 +61,7 @@ class Adaptive:
     atol: float = 1e-9
     per_sample: bool = False
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    engine: Engine = "ardyn"
 
     def __post_init__(self) -> None:
         if self.method in FIXED_METHODS:
@@ -62,6 +72,7 @@ class Adaptive:
         check_positive("rtol", self.rtol, such_as=1e-6)
         check_positive("atol", self.atol, such_as=1e-9)
         _check_options(self.method, self.options)
+        check_choice("engine", self.engine, get_args(Engine))
 
     def solve(self, system: System, times: Tensor, stop: Stop | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
@@ -93,6 +104,11 @@ class Adaptive:
             )
 
     def _integrate(self, system: System, times: Tensor, stop: Stop | None) -> Solution:
+        monitor, tableau = StepMonitor(system, stop, self.method), tableau_of(self.method)
+        if self.engine == "ardyn" and tableau and _CONTROLS.issuperset(self.options):
+            control = Control(self.rtol, self.atol, **self.options)
+            record = adaptive_steps(monitor, times, tableau, control)
+            return Solution(record, monitor.evaluations, monitor.steady_at)
         options = dict(self.options)
         if _takes_callbacks(self.method):
             options.setdefault("step_t", times[-1:])
@@ -111,6 +127,7 @@ class Fixed:
         method: one of ``FIXED_METHODS``; "euler" is Algorithm 1 of the paper.
         step: h, in units of time.
         options: the method's own.
+        engine: as for ``Adaptive``.
 
     Raises:
         InputError: an unknown method or option, or a step that is not positive.
@@ -119,6 +136,7 @@ class Fixed:
     method: str = "euler"
     step: float = 0.1
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    engine: Engine = "ardyn"
 
     def __post_init__(self) -> None:
         if self.method in ADAPTIVE_METHODS:
@@ -131,6 +149,7 @@ class Fixed:
             if name in self.options:
                 raise InputError(f"option {name!r} is ardyn's to set; use step={self.step:g} alone")
         _check_options(self.method, self.options)
+        check_choice("engine", self.engine, get_args(Engine))
 
     def check(self, system: System, stop: Stop | None = None) -> None:
         """Raise InputError for a step that is unstable."""
@@ -138,6 +157,11 @@ class Fixed:
 
     def solve(self, system: System, times: Tensor, stop: Stop | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
+        tableau = tableau_of(self.method)
+        if self.engine == "ardyn" and tableau and not self.options:
+            monitor = StepMonitor(system, stop, self.method)
+            record = fixed_steps(monitor, times, tableau, self.step)
+            return Solution(record, monitor.evaluations, monitor.steady_at)
         options = self._own_options | {"grid_constructor": self._grid}
         return _integrate(system, times, stop, self.method, options)
 
@@ -200,7 +224,7 @@ def _integrate(
     **tolerances: float,
 ) -> Solution:
     """One call of torchdiffeq from t = 0, with its failures told in ardyn's words."""
-    monitor = StepMonitor(system, stop)
+    monitor = StepMonitor(system, stop, method)
     monitored: Callable[..., Any] = monitor
     if not _takes_callbacks(method):
         monitored = monitor.__call__  # torchdiffeq warns of callbacks that a method would ignore
@@ -210,7 +234,7 @@ def _integrate(
     try:
         solution = _odeint(monitored, initial, from_zero, method, options, **tolerances)
     except AssertionError as error:
-        raise monitor.stuck(method, str(error)) from error
+        raise monitor.stuck(str(error)) from error
     record = monitor.names.with_tensors([x[-len(times) :] for x in solution])
     if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
         raise monitor.divergence(record, f"after {monitor.clock(monitor.last_time)}")

@@ -48,7 +48,8 @@ class StepMonitor:
     Counts evaluations, checks at each step that the state is finite, and holds a steady state.
     """
 
-    def __init__(self, system: System, stop: Stop | None) -> None:
+    def __init__(self, system: System, stop: Stop | None, method: str) -> None:
+        self.method = method
         self.system = system
         self.stop = stop
         self.names = system.initial()
@@ -77,17 +78,29 @@ class StepMonitor:
         if self.stop is None or self.steady_at is None or self.is_held:
             return
         state = self.names.with_tensors(tensors)
-        steady = self.stop.is_reached(state, self.names.with_tensors(self(t, tensors)))
-        self.steady_at[steady & self.steady_at.isnan()] = float(t)
+        self.is_steady(float(t), state, self.names.with_tensors(self(t, tensors)))
+
+    def is_steady(self, t: float, state: State, rate: State) -> bool:
+        """Whether every sample is at rest; from then on the state is held."""
+        assert self.stop is not None
+        assert self.steady_at is not None
+        steady = self.stop.is_reached(state, rate)
+        self.steady_at[steady & self.steady_at.isnan()] = t
         self.steady_at[~steady] = torch.nan
         self.is_held = bool(steady.all())
+        return self.is_held
+
+    def check_finite(self, t: float, total: Tensor, state: State) -> None:
+        """Raise DivergenceError unless the sum over all numbers of a state is finite."""
+        if not math.isfinite(float(total)):
+            raise self.divergence(state, f"by {self.clock(t)}")
 
     def clock(self, t: float) -> str:
         """A solver's time in the time of the relaxation."""
         return f"t = {self.system.since + t:.4g}"
 
-    def stuck(self, method: str, reason: str) -> DivergenceError:
-        """The error for an adaptive method that gave up: when, and where it moves fastest."""
+    def stuck(self, reason: str) -> DivergenceError:
+        """The error for an adaptive method that cannot go on: when, and the largest rate."""
         rate = self.system(self.last_time, self.last_state).named()
         fastest = {name: float(dx.abs().max().nan_to_num(math.inf)) for name, dx in rate.items()}
         name = max(fastest, key=lambda each: fastest[each])
@@ -96,8 +109,8 @@ class StepMonitor:
         if "max_num_steps" in reason:
             limit = "it took max_num_steps between two recorded times"
         return DivergenceError(
-            f"'{method}' cannot go beyond {self.clock(self.last_time)}, where {name} changes at a "
-            f"rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"
+            f"'{self.method}' cannot go beyond {self.clock(self.last_time)}, where {name} changes "
+            f"at a rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"
         )
 
     def divergence(self, state: State, when: str) -> DivergenceError:

@@ -56,7 +56,7 @@ class Sweep:
 
     def solve(self, system: Layered, times: Tensor, stop: Stop | None = None) -> Solution:
         """Sweep from t = 0, recording at ``times``, linearly interpolated between sweeps."""
-        monitor = StepMonitor(system, stop)
+        monitor = StepMonitor(system, stop, "sweep")
         state = system.initial()
         record = state.with_tensors([x.new_empty(len(times), *x.shape) for x in state.tensors()])
         nodes = grid(float(times[-1]), self.step)

@@ -47,6 +47,14 @@ class Separable(System, Protocol):
     def samples(self, which: slice) -> System: ...
 
 
+@runtime_checkable
+class InPlace(System, Protocol):
+    """What spares a stepper the copy of each rate."""
+
+    def write_rate(self, t: float, state: State, rate: State) -> None:
+        """d(state)/dt, written into the tensors of ``rate``."""
+
+
 class Stop(Protocol):
     """When a solver may stop stepping and hold the state, such as ``SteadyState``."""
 

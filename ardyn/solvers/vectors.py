@@ -1,0 +1,78 @@
+"""The state of an ODE as one vector, and views of it as a State."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ardyn.state import State
+
+_ALIGNED = 16
+"""Every tensor of the state begins at a multiple of so many numbers of the vector: 64 bytes in
+float32, as vector instructions and complex views want it. What lies between stays zero."""
+
+
+class Layout:
+    """Where each tensor of a state lies in a vector, [number], or in one for each sample, [batch,
+
+    number].
+
+    Args:
+        like: a state of the same shapes.
+        by_sample: one vector for each sample; every tensor is [batch, …].
+    """
+
+    def __init__(self, like: State, by_sample: bool = False) -> None:
+        self.like, self.tensors = like, like.tensors()
+        self.leading = self.tensors[0].shape[:1] if by_sample else torch.Size()
+        self.shapes = [x.shape[len(self.leading) :] for x in self.tensors]
+        sizes = [shape.numel() for shape in self.shapes]
+        padded = [-(-size // _ALIGNED) * _ALIGNED for size in sizes]
+        ends = list(itertools.accumulate(padded, initial=0))
+        self.places = [slice(at, at + size) for at, size in zip(ends, sizes, strict=False)]
+        self.size = ends[-1]
+        self.roots = self.tensors[0].new_tensor([size**0.5 for size in sizes])
+        """√(numbers of each tensor)."""
+        kind = functools.reduce(torch.promote_types, (x.dtype for x in self.tensors))
+        self._like = self.tensors[0].new_zeros((*self.leading, self.size), dtype=kind)
+        kinds = {x.dtype for x in (*self.tensors, *_plain(like))}
+        self.has_views = len(kinds) == 1
+        """Whether all tensors have one real type; else a vector is copied into a State."""
+
+    def new(self, *leading: int) -> Tensor:
+        """Vectors of zeros, [*leading, (batch,) number]."""
+        return self._like.new_zeros(*leading, *self._like.shape)
+
+    def record(self, times: int) -> Tensor:
+        """Room for a record, not initialised: [time, (batch,) number]."""
+        return self._like.new_empty(times, *self._like.shape)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Views of each tensor's own numbers, [*leading, (batch,) number]."""
+        return [vector[..., place] for place in self.places]
+
+    def state(self, vector: Tensor) -> State:
+        """As a State, its tensors [*leading, (batch,) …]."""
+        leading = vector.shape[:-1]
+        parts = zip(self.split(vector), self.shapes, strict=True)
+        return self.like.with_tensors([part.view(*leading, *shape) for part, shape in parts])
+
+    def write(self, state: State, vector: Tensor) -> None:
+        """Copy a state into a vector."""
+        for x, place in zip(state.tensors(), self.split(vector), strict=True):
+            place.copy_(x.reshape(place.shape))
+
+    def norm(self, vector: Tensor) -> Tensor:
+        """The largest root mean square of any tensor, [] or [batch]; torchdiffeq's norm."""
+        parts = self.split(vector)
+        if self.leading:
+            found = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
+        else:
+            found = list(torch._foreach_norm(parts))
+        return (torch.stack(found, dim=-1) / self.roots).amax(-1)
+
+
+def _plain(state: State) -> Sequence[Tensor]:
+    return list(state.named().values())
