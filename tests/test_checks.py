@@ -291,7 +291,7 @@ def overflowing():
 
 
 def test_a_closed_form_beyond_the_number_format_says_where():
-    words = r"left the numbers of float32, first seen in unit 'fc\d+'.*use float64"
+    words = r"exceeds the range of float32, first seen in unit 'fc\d+'.*use float64"
     for times in ([10.0], [1.0, 2.0, 10.0]):
         with pytest.raises(ardyn.DivergenceError, match=words):
             overflowing().solve(times)
