@@ -203,7 +203,7 @@ def combined(
 ) -> Combination:
     """The states of a unit at all times, g_weight · g + Σ_k P_{l,l+k} A^k e(0).
 
-    Computed at once where they take less memory than the stack.
+    Computed immediately where they take less memory than the stack.
 
     Args:
         P: the propagator, [time, unit, unit].

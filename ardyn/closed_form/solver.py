@@ -75,7 +75,7 @@ class ClosedForm:
         The message names a solver to use.
         """
         check_linear(system)
-        if getattr(system, "remembered", ()) and self.of is not None:
+        if getattr(system, "traced", ()) and self.of is not None:
             raise InputError(
                 f"ClosedForm({self.of!r}) does not include the activity trace z; step it with "
                 f"{self.of!r}, or use ClosedForm()"
@@ -126,7 +126,7 @@ class ClosedForm:
         z(t) = s(t) z(0) + (1 − s(t)) g + Σ_k P_z,k(t) A^k e(0), with s(t) = exp(−t / τ_z), as z is
         the low-pass filtered x = g + e.
         """
-        if not dynamics.remembered or dynamics.tau_trace is None:
+        if not dynamics.traced or dynamics.tau_trace is None:
             return {}
         tau = path_time_constants(dynamics)
         s = torch.exp(-times / dynamics.tau_trace).to(dynamics.like)
@@ -138,7 +138,7 @@ class ClosedForm:
         # z(0) = x̄ on every unit, even where x starts at zero; [time, 1, …] times [batch, …].
         return {
             unit: torch.addcmul(kept[unit].states(), broadcastable(s, x), x)
-            for unit, x in ((u, dynamics.forward_pass.activity[u]) for u in dynamics.remembered)
+            for unit, x in ((u, dynamics.forward_pass.activity[u]) for u in dynamics.traced)
         }
 
 
