@@ -1,9 +1,9 @@
-"""The mean field of a stream of stimuli: their average weight change, as one smooth ODE.
+"""Mean-field limit of a stream of stimuli: an ODE of the weights, with their mean change.
 
     dW/dt = ⟨ΔW⟩ / T
 
-A stimulus lasts T, begins with a feed-forward sweep, and changes the weights by ΔW. Where weights
-are slow, T ≪ τ_W, the order of the stimuli no longer matters: a stream of them follows this ODE.
+A stimulus lasts T, begins with a feed-forward sweep, and changes the weights by ΔW. For T ≪ τ_W the
+order of the stimuli does not matter to first order, and the weights follow this averaged ODE.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,32 +40,32 @@ def mean_field(
     tau: float | Sequence[float] = 1.0,
     feedback: Mapping[str, Tensor] | None = None,
 ) -> Learned:
-    """Weights over the time of a stream, by the weight change of its stimuli on average.
+    """Weights over a stream of stimuli, from the mean weight change of its stimuli.
 
     Args:
-        inputs: every stimulus of which the stream is made, [stimulus, …]; they are relaxed at
-            once.
-        times: recorded, in the unit of ``tau``; n stimuli take n · duration.
-        plasticity: time constants, and the window within each stimulus; its reduction is "mean".
-        duration: T, of one stimulus.
-        solver: of the weights; activities are integrated in closed form.
+        inputs: all stimuli of the stream, [stimulus, …]; they are relaxed as one batch.
+        times: times to record, in the unit of ``tau``; n stimuli take n · duration.
+        plasticity: time constants, and the window within each stimulus; its reduction must be
+            "mean".
+        duration: T, the duration of one stimulus.
+        solver: integrates the weights; activities are integrated in closed form.
 
-    The others are those of ``Relaxation``. Model and feedback are left as they are.
+    The other arguments are those of ``Relaxation``. Model and feedback are not changed.
 
     Returns:
         Weights and feedback weights at each time.
 
     Raises:
         InputError: settings that cannot be used, or a Rule without a closed form.
-        DivergenceError: the weights left the finite numbers.
+        DivergenceError: the weights became infinite or NaN.
     """
     t = as_times(times)
     check_positive("duration", duration, such_as=10)
     check_is_plasticity(plasticity)
     if plasticity.reduction != "mean" or not plasticity.moves:
         raise InputError(
-            f"a mean field needs weights that move by the mean over stimuli, got {plasticity}; "
-            f"pass Plasticity(tau_weights=1000.0, reduction='mean')"
+            f"mean_field needs plastic weights and the mean over stimuli, got {plasticity}; pass "
+            f"Plasticity(tau_weights=1000.0, reduction='mean')"
         )
     check_is_solver(solver)
     sim = Relaxation(model, inputs, targets, loss, rule, tau, feedback)
@@ -82,22 +82,22 @@ def mean_field(
 
 @dataclass(frozen=True)
 class MeanField:
-    """The right-hand side, of weights and feedback weights alone."""
+    """The right-hand side for weights and feedback weights."""
 
     sim: Relaxation
-    """Of all stimuli at once, with the weights as they are at first."""
+    """The Relaxation of all stimuli as one batch, with the initial weights."""
     plasticity: Plasticity
     duration: float
     since = 0.0
 
     @property
     def time_constants(self) -> Mapping[str, float]:
-        """Of weights and feedback weights."""
+        """Time constants of weights and feedback weights."""
         of_psi = self.plasticity.tau_feedback
         return {"weights": self.plasticity.tau_weights, "feedback weights": of_psi}
 
     def initial(self) -> State:
-        """The weights as they are."""
+        """The initial weights and feedback weights."""
         return Coupled.of(self.sim.dynamics, self.plasticity, State({})).initial()
 
     def __call__(self, t: Tensor | float, state: State) -> State:

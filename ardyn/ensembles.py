@@ -1,8 +1,8 @@
-"""Ensembles: networks of one architecture, such as one per seed, side by side as one module.
+"""Ensembles: several networks of one architecture, such as one per seed, as one module.
 
-Samples of all members lie in one batch, those of the first member first: [member · batch, …].
-What has parameters holds those of every member, [member, …], and is mapped over them; the rest of
-the network never learns that there are several.
+The samples of all members form one batch, those of the first member first: [member · batch, …].
+Modules with parameters hold those of every member, [member, …], and are mapped over the members by
+torch.vmap; all other modules are applied to the whole batch.
 """
 
 import copy
@@ -21,26 +21,28 @@ from ardyn.errors import InputError
 
 
 def ensemble(models: Sequence[nn.Module]) -> nn.Module:
-    """Networks of one architecture as one module, to relax and to train side by side.
+    """Networks of one architecture as one module, which relaxes and trains all of them together.
 
     Args:
-        models: they differ in the values of their parameters alone, and are left as they are.
+        models: networks that differ only in the values of their parameters; they are not changed.
 
     Returns:
-        A module with the parameters' names of a single one; parameters are [member, …], inputs and
-        outputs [member · batch, …], those of the first member first.
+        A module with the parameter names of a single network; parameters are [member, …], inputs
+        and outputs [member · batch, …], those of the first member first.
 
     Raises:
-        InputError: modules that are not alike, or parameters that cannot be stacked.
+        InputError: modules that differ in more than values, or parameters that cannot be stacked.
     """
     if not models:
-        raise InputError("an ensemble needs one or more modules, got none; pass such as [model]")
+        raise InputError(
+            "an ensemble needs one or more modules, got none; pass a list such as [model]"
+        )
     _check_modes(models[0])
     for number, model in enumerate(models):
-        if _anatomy(model) != _anatomy(models[0]):
+        if _architecture(model) != _architecture(models[0]):
             raise InputError(
                 f"module {number} of the ensemble differs from the first in its modules, their "
-                f"settings, or the shape, type or place of its parameters; pass modules of one "
+                f"settings, or the shape, type or device of its parameters; pass modules of one "
                 f"architecture"
             )
     _check_stackable(models[0])
@@ -51,8 +53,8 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     return _replaced(models[0], stack, lambda m: bool(m._parameters or m._buffers))
 
 
-def _anatomy(model: nn.Module) -> object:
-    """Everything in which members must be alike."""
+def _architecture(model: nn.Module) -> object:
+    """Everything that must be equal in all members."""
     modules = [(n, type(m), m.extra_repr(), m.training) for n, m in model.named_modules()]
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return modules, [(n, x.shape, x.dtype, x.device, x.requires_grad) for n, x in tensors.items()]
@@ -62,7 +64,7 @@ def member(model: nn.Module, number: int) -> nn.Module:
     """One network of an ensemble, as a module of its own with copies of its parameters.
 
     Raises:
-        InputError: no ensemble, or a number beyond its members.
+        InputError: not an ensemble, or a number that is not below its size.
     """
     stacked_ones = [each for each in model.modules() if isinstance(each, Stacked)]
     if not stacked_ones or not 0 <= number < stacked_ones[0].members:
@@ -81,14 +83,16 @@ def member(model: nn.Module, number: int) -> nn.Module:
 
 
 def ensemble_size(model: nn.Module) -> int:
-    """How many members a module has; 1 if it is no ensemble."""
+    """The number of members of a module; 1 if it is not an ensemble."""
     return next((each.members for each in model.modules() if isinstance(each, Stacked)), 1)
 
 
 def _replaced(
     model: nn.Module, make: Callable[[str], nn.Module], wanted: Callable[[nn.Module], bool]
 ) -> nn.Module:
-    """A copy with every wanted module made anew; one that stands in several places, once."""
+    """A copy in which ``make`` replaces every wanted module, given its path."""
+    # deepcopy's memo maps an id to the copy to use, so that a module used in several places is
+    # replaced once and stays shared.
     made = {path: make(path) for path, module in model.named_modules() if wanted(module)}
     if "" in made:
         return made[""]
@@ -101,8 +105,8 @@ def _check_modes(model: nn.Module) -> None:
         draws = isinstance(module, _DropoutNd) and module.p > 0
         if module.training and (draws or isinstance(module, _NormBase)):
             raise InputError(
-                f"{type(module).__name__} '{name}' is in training mode, where samples that share a "
-                f"batch with other members depend on chance or on each other; call model.eval()"
+                f"{type(module).__name__} '{name}' is in training mode, in which samples depend on "
+                f"random numbers or on the samples of other members; call model.eval()"
             )
 
 
@@ -115,8 +119,8 @@ def _check_stackable(model: nn.Module) -> None:
             where = f"parameter '{f'{path}.{name}' if path else name}'"
             if any(module.children()):
                 raise InputError(
-                    f"{where} of an ensemble stands beside modules in {type(module).__name__}; put "
-                    f"it into a module of its own, such as nn.Linear"
+                    f"{where} of an ensemble belongs to {type(module).__name__}, which also has "
+                    f"submodules; put it into a module without submodules, such as nn.Linear"
                 )
             if seen.setdefault(id(p), where) != where:
                 raise InputError(
@@ -125,7 +129,7 @@ def _check_stackable(model: nn.Module) -> None:
 
 
 class Stacked(nn.Module):
-    """A module that has parameters, once for every member."""
+    """A module with the parameters of all members, [member, …] each."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -135,16 +139,16 @@ class Stacked(nn.Module):
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer)
         self.members = len(modules)
-        # In a tuple, so that its parameters are not taken for this module's.
+        # In a tuple, so that nn.Module does not register its parameters as this module's.
         self._one = (copy.deepcopy(modules[0]),)
 
     @property
     def one(self) -> nn.Module:
-        """The module as a single network has it."""
+        """The module of a single network, to be called with the parameters of a member."""
         return self._one[0]
 
     def member(self, number: int) -> nn.Module:
-        """A member's own, as a copy."""
+        """The module of one member, with copies of its parameters."""
         module = copy.deepcopy(self.one)
         module.load_state_dict({name: x[number] for name, x in self.state_dict().items()})
         return module
@@ -155,7 +159,8 @@ class Stacked(nn.Module):
 
 
 def each_member(module: Stacked, *inputs: Tensor) -> Any:
-    """One call of torch's to whoever watches, in which every member runs on its own samples."""
+    """Run every member on its own samples, by vmap."""
+    # Dispatched as a torch function, so that a __torch_function__ mode intercepts it as one call.
     if has_torch_function(inputs):
         return handle_torch_function(each_member, inputs, module, *inputs)
     state = dict(module.named_parameters()) | dict(module.named_buffers())
@@ -168,12 +173,12 @@ def by_member(x: Tensor, members: int, axis: int = 0) -> Tensor:
     """[…, member · batch, …] as […, member, batch, …].
 
     Raises:
-        InputError: samples that members cannot share evenly.
+        InputError: a batch that is not divisible by the number of members.
     """
     if x.shape[axis] % members:
         raise InputError(
-            f"{x.shape[axis]} samples don't go round {members} members of an ensemble; pass a "
-            f"batch of one size for each, one after another"
+            f"{x.shape[axis]} samples cannot be divided evenly among {members} members of an "
+            f"ensemble; pass a batch of the same size for each, one after another"
         )
     shared: Tensor = torch.unflatten(x, axis, (members, -1))
     return shared

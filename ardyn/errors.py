@@ -1,4 +1,4 @@
-"""What ardyn raises. Every message is one sentence: the value, the rule it breaks, the cure."""
+"""Exceptions and checks. Every message is one sentence: the value, the rule, the cure."""
 
 import difflib
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class ArdynError(Exception):
-    """Base of every error that ardyn raises on purpose."""
+    """Base class of ardyn's exceptions."""
 
 
 class InputError(ArdynError, ValueError):
@@ -19,11 +19,11 @@ class InputError(ArdynError, ValueError):
 
 
 class DivergenceError(ArdynError, ArithmeticError):
-    """A solution that left the finite numbers, or a step that shrank to nothing."""
+    """A solution that became infinite or NaN, or an adaptive step that became too small."""
 
 
 def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
-    """Raise InputError unless ``value`` is one of ``allowed``; names the nearest one."""
+    """Raise InputError unless ``value`` is one of ``allowed``; suggests the most similar one."""
     names = list(allowed)
     if value in names:
         return
@@ -33,7 +33,7 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number, Python's or NumPy's; True is none."""
+    """Whether it is a real number of Python or NumPy; a bool is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -48,13 +48,13 @@ def check_positive(what: str, value: float, such_as: float = 1) -> None:
 
 
 def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether none of them holds NaN or infinity."""
+    """Whether no tensor holds NaN or infinity, judged by their sums."""
     sums = [x.detach().sum() for x in tensors if x.is_floating_point() or x.is_complex()]
     return all(math.isfinite(abs(each)) for each in torch.stack(sums).tolist()) if sums else True
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError if a tensor holds NaN or infinity; the message says which and where."""
+    """Raise InputError for NaN or infinity; the message gives the tensor and the index."""
     if is_finite(tensors.values()):
         return
     for name, x in tensors.items():
@@ -63,12 +63,12 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             where = bad[0].tolist()
             raise InputError(
                 f"{name} holds {x[tuple(where)].item()} at {where} ({len(bad)} such values); "
-                f"replace what is not finite"
+                f"replace values that are not finite"
             )
 
 
 def check_time_constant(what: str, tau: float) -> None:
-    """Raise InputError unless τ is positive; it may be infinite."""
+    """Raise InputError unless τ is positive or infinite."""
     if not is_number(tau) or not tau > 0:
         raise InputError(f"{what} must be positive, or infinite, got {tau}; use one such as 1000")
 

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from ardyn.errors import InputError
 
 @contextmanager
 def written_whole(path: str | Path, cure: str) -> Iterator[Path]:
-    """A path beside ``path`` to write on, which is renamed to it in the end.
+    """A temporary path in the same folder, which is renamed to ``path`` when the block ends.
 
-    What was at ``path`` stays until then, so that a process killed at any moment, or a full disk,
-    leaves the old file or the new one. The new one is on the disk before it takes the name.
+    An existing file at ``path`` is kept until then: a process that is killed, or a full disk,
+    leaves either the old file or the complete new one, flushed to disk before it is renamed.
 
     Args:
-        cure: what the user can do where it cannot be written; it ends the message.
+        cure: what the user can do if writing fails; the last part of the error message.
 
     Raises:
-        InputError: no folder, one that cannot be written, or a full disk.
+        InputError: a folder that does not exist or cannot be written to, or a full disk.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")

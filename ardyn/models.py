@@ -50,7 +50,7 @@ def mlp(
         dtype: of the weights; torch's default if None.
 
     Returns:
-        Modules "fc1", "tanh1", "fc2", … in order: the units take the names "fc1", "fc2", …
+        Modules "fc1", "tanh1", "fc2", … in order; the units are named "fc1", "fc2", …
 
     Raises:
         InputError: fewer than two sizes, one that isn't positive, or an unknown activation.
@@ -59,7 +59,7 @@ def mlp(
     check_positive("std", std)
     if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise InputError(
-            f"sizes must be two or more whole positive numbers, got {list(sizes)}; pass such as "
+            f"sizes must be two or more positive integers, got {list(sizes)}; pass sizes such as "
             f"[784, 300, 300, 100, 10]"
         )
     modules: OrderedDict[str, nn.Module] = OrderedDict()
@@ -85,14 +85,15 @@ def cnn(
     Args:
         dataset: one of ``IMAGES``, which sets the size of the images and the number of classes.
         variant: "paper" (Appendix C): 32 and 64 filters, then 64, 120 and as many neurons as
-            classes; "code", what the authors' code runs: 6 and 16 filters, then 120, 120.
+            classes; "code", as in the authors' code: 6 and 16 filters, then 120, 120 and as many
+            neurons as classes.
         std: standard deviation of the weights; 0.05 in the authors' code.
         generator: source of the random weights.
         dtype: of the weights; torch's default if None.
 
     Returns:
         Modules in order, from [batch, channel, height, width]; the units are "conv1", "conv2",
-        "fc1", "fc2", "fc3". The pooling passes on what it is sent, without a leak of its own.
+        "fc1", "fc2", "fc3". The pooling is no unit: it transmits instantaneously.
 
     Raises:
         InputError: an unknown data set or variant.

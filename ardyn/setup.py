@@ -138,10 +138,10 @@ class Setup:
 
 
 def as_inputs(inputs: Any) -> tuple[Tensor, ...]:
-    """Every tensor that a module is called with.
+    """Every tensor among the arguments of a module.
 
     Raises:
-        InputError: none, or something that should be one.
+        InputError: arguments that should be tensors, or a batch without samples.
     """
     found = tuple(tensors_in(inputs))
     is_call = isinstance(inputs, (tuple, dict)) or (isinstance(inputs, list) and found)
@@ -160,7 +160,7 @@ def as_inputs(inputs: Any) -> tuple[Tensor, ...]:
 
 
 def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
-    """By name, with their numbers where there are several."""
+    """{name: value}, or {name[i]: value} where there are several."""
     if len(values) == 1:
         return {name: values[0]}
     return {f"{name}[{i}]": value for i, value in enumerate(values)}
@@ -169,7 +169,7 @@ def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
 def check_differentiable(
     parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], targets: object, loss: Loss
 ) -> None:
-    """Raise InputError for tensors or a mode that autograd cannot follow."""
+    """Raise InputError for tensors or a mode for which autograd records no graph."""
     compared = tensors_in(targets)
     if not compared and not callable(loss):
         raise InputError(
@@ -177,19 +177,19 @@ def check_differentiable(
         )
     if torch.is_inference_mode_enabled():
         raise InputError(
-            "torch.inference_mode() is on, under which there are no gradients to compare with; "
-            "use torch.no_grad()"
+            "torch.inference_mode() is on, in which autograd computes no gradients; use "
+            "torch.no_grad()"
         )
     named = numbered("inputs", inputs) | numbered("targets", compared)
     for name, x in (dict(parameters) | named).items():
         if isinstance(x, UninitializedParameter):
             raise InputError(
-                f"'{name}' has no shape yet; run the model on one batch first, which gives it one"
+                f"'{name}' has no shape yet; run the model on one batch first to initialise it"
             )
         if x.is_inference():
             raise InputError(
-                f"'{name}' was made under torch.inference_mode(), so that autograd cannot follow "
-                f"it; make it outside, or clone it there"
+                f"'{name}' was made under torch.inference_mode(), so that autograd cannot use it; "
+                f"make it outside of that mode, or clone it there"
             )
 
 

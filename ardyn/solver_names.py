@@ -1,4 +1,4 @@
-"""Solvers by name, as a command line or a configuration gives them."""
+"""Solvers by name, as given on a command line or in a configuration."""
 
 from ardyn.closed_form.solver import ClosedForm
 from ardyn.errors import check_choice
@@ -7,14 +7,21 @@ from ardyn.solvers.sweep import Sweep
 from ardyn.solvers.system import Solver
 
 SOLVER_NAMES = ("exact", "sweep", *FIXED_METHODS, *ADAPTIVE_METHODS)
-"""``exact`` is the closed form of the ODE, ``sweep`` the authors' scheme; then torchdiffeq's."""
+"""``exact`` is the closed form of the ODE, ``sweep`` the authors' scheme; the others are
+torchdiffeq's methods."""
 
 
 def solver_named(name: str, step: float = 0.1, rtol: float = 1e-6, atol: float = 1e-9) -> Solver:
-    """The solver of that name; ``step`` is for those of constant step, the tolerances for the rest.
+    """The solver of that name.
+
+    Args:
+        name: one of ``SOLVER_NAMES``.
+        step: step of ``sweep`` and the fixed-step methods, in units of time.
+        rtol: relative tolerance of the adaptive methods.
+        atol: absolute tolerance of the adaptive methods, in the activities' units.
 
     Raises:
-        InputError: an unknown name (the message gives the nearest), a step or tolerance ≤ 0.
+        InputError: an unknown name (the message suggests a similar one), a step or tolerance ≤ 0.
     """
     check_choice("solver", name, SOLVER_NAMES)
     if name == "exact":

@@ -1,4 +1,4 @@
-"""State: everything that moves in one relaxation."""
+"""State: all variables of one relaxation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,14 +14,14 @@ class State:
     activity: Mapping[str, Tensor]
     """x of every relaxing unit, [batch, unit]."""
     trace: Mapping[str, Tensor] = field(default_factory=dict)
-    """z of every unit whose activity a synapse remembers, [batch, unit]."""
+    """z of every unit whose trace a Rule uses, [batch, unit]."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
-    """Weights and biases that move, by the names of the parameters."""
+    """Plastic weights and biases, by parameter name."""
     feedback: Mapping[str, Tensor] = field(default_factory=dict)
-    """ψ that move, by block."""
+    """Plastic ψ, by block."""
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor, in a fixed order; complex ones as [..., 2]: solvers know real numbers."""
+        """Every tensor, in a fixed order; complex ones as real [..., 2], as solvers need."""
         return tuple(
             torch.view_as_real(x) if x.is_complex() else x
             for each in fields(self)
@@ -29,7 +29,7 @@ class State:
         )
 
     def named(self) -> dict[str, Tensor]:
-        """Every tensor, under a name that tells what it is."""
+        """Every tensor by a descriptive name, for messages."""
         kinds = {
             "activity": "unit",
             "trace": "trace of",
@@ -43,7 +43,7 @@ class State:
         }
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "State":
-        """A state of the same names and types, holding these tensors."""
+        """A state with the same names and types, and these tensors in the order of ``tensors``."""
         rest = iter(tensors)
         filled = {
             each.name: {name: _of_type(next(rest), x) for name, x in own.items()}

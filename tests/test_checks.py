@@ -253,7 +253,7 @@ def test_what_is_no_solver_is_refused(solver):
 def test_feedback_weights_that_no_rule_uses_are_refused():
     case = problem()
     psi = ardyn.random_feedback(case.model)
-    with pytest.raises(InputError, match=r"every Rule sends back through Wᵀ.*feedback='fixed'"):
+    with pytest.raises(InputError, match=r"every Rule uses Wᵀ as feedback.*feedback='fixed'"):
         case.relaxation(feedback=psi)
     case.relaxation(rule={"fc2": Rule(feedback="fixed")}, feedback=psi)
 
@@ -291,7 +291,7 @@ def overflowing():
 
 
 def test_a_closed_form_beyond_the_number_format_says_where():
-    words = r"left the numbers of float32, first seen in unit 'fc\d+'.*use float64"
+    words = r"exceeds the range of float32, first seen in unit 'fc\d+'.*use float64"
     for times in ([10.0], [1.0, 2.0, 10.0]):
         with pytest.raises(ardyn.DivergenceError, match=words):
             overflowing().solve(times)
@@ -300,12 +300,12 @@ def test_a_closed_form_beyond_the_number_format_says_where():
 
 
 def test_a_forward_pass_that_overflows_says_where():
-    with pytest.raises(InputError, match="feed-forward pass left the finite numbers by unit 'fc3'"):
+    with pytest.raises(InputError, match="feed-forward pass became non-finite in unit 'fc3'"):
         problem(std=1e200, activation="identity").relaxation()
 
 
 def test_a_trace_that_no_rule_reads_is_refused():
-    with pytest.raises(InputError, match=r"tau_trace = 3.0 was passed, but no Rule remembers"):
+    with pytest.raises(InputError, match=r"tau_trace = 3.0 was passed, but no Rule uses activity"):
         problem().relaxation(tau_trace=3.0)
 
 

@@ -154,7 +154,7 @@ def tied() -> nn.Module:
         ),
         ([nn.Linear(4, 3), nn.Linear(4, 3).double()], "module 1 of the ensemble differs"),
         ([nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)], "module 1 of the ensemble"),
-        ([Bare(), Bare()], "parameter 'gain' of an ensemble stands beside modules in Bare; put"),
+        ([Bare(), Bare()], "parameter 'gain' of an ensemble belongs to Bare, which also has"),
         ([tied(), tied()], "parameter '1.weight' of an ensemble is tied to parameter '0.weight'"),
         ([nn.Sequential(nn.Linear(4, 3), nn.Dropout())], "Dropout '1' is in training mode"),
     ],
@@ -166,7 +166,7 @@ def test_modules_that_make_no_ensemble_are_refused(models, words):
 
 def test_a_batch_that_does_not_go_round_is_refused():
     together = ardyn.ensemble([ardyn.mlp([4, 3]), ardyn.mlp([4, 3])])
-    with pytest.raises(ardyn.InputError, match="3 samples don't go round 2 members"):
+    with pytest.raises(ardyn.InputError, match="3 samples cannot be divided evenly among 2"):
         ardyn.Relaxation(together, torch.zeros(3, 4), torch.zeros(3, 3))
 
 

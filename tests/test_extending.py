@@ -48,7 +48,7 @@ def test_a_solver_of_ones_own_is_as_good_as_ardyns():
     assert_same(states(sim.solve([2.0], ClosedForm(Euler(0.1)))), truth, 1e-12)
     with pytest.raises(ardyn.InputError, match="never stops"):
         sim.solve([2.0], Euler(0.1), stop=ardyn.SteadyState())
-    with pytest.raises(ardyn.InputError, match="is no solver"):
+    with pytest.raises(ardyn.InputError, match="is not a solver"):
         sim.solve([2.0], "euler")  # type: ignore[arg-type]
 
 

@@ -417,7 +417,7 @@ def test_plasticity_near_the_end_learns_the_digits_as_the_phasic_scheme_does():
             {"plasticity": Plasticity(1e3, window=(10.0, math.inf)), "solver": Adaptive()},
             "must lie in the relaxation",
         ),
-        ({"plasticity": Plasticity(1e3)}, "needs weights that stand still"),
+        ({"plasticity": Plasticity(1e3)}, "needs constant weights"),
         ({"plasticity": Plasticity(1.0), "method": "bp"}, "backprop has no plasticity in time"),
     ],
 )

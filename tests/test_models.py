@@ -59,7 +59,7 @@ def test_the_type_is_the_one_asked_for(dtype):
     [
         (([4],), r"two or more.*\[4\]"),
         (([4, 0],), r"positive.*\[4, 0\]"),
-        (([4, 3.0],), r"whole positive.*\[4, 3.0\]"),
+        (([4, 3.0],), r"positive integers.*\[4, 3.0\]"),
         (([4, 3], "tan"), "unknown activation 'tan': did you mean 'tanh'"),
         (([4, 3], "tanh", 0.0), "std must be positive"),
     ],

@@ -341,5 +341,5 @@ def test_what_cannot_be_solved_is_known_beforehand(rule, solver, stop, words):
 
 
 def test_a_closed_form_cannot_stop():
-    with pytest.raises(InputError, match=r"ClosedForm doesn't step.*drop stop"):
+    with pytest.raises(InputError, match=r"ClosedForm takes no steps.*drop stop"):
         problem().relaxation().solve([1.0], ClosedForm(), stop=SteadyState())

@@ -1,1 +1,1 @@
-"""What a relaxation went through: trajectories, their measures, files."""
+"""Results of a relaxation: trajectories, their measures, files."""

@@ -1,4 +1,4 @@
-"""How far activities are from gradients, and when they have come near."""
+"""Distance of activities from gradients, and when it falls to a tolerance."""
 
 import math
 
@@ -12,7 +12,7 @@ def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Te
     Args:
         x: activities, [time, batch, …].
         reference: g, [batch, …].
-        per_sample: one value per sample; else the norms run over the batch too.
+        per_sample: one value per sample; else norms are taken over the whole batch.
 
     Returns:
         [time], or [time, batch]; infinite where g = 0 and x is not.
@@ -44,8 +44,8 @@ def norm(x: Tensor, per_sample: bool = False) -> Tensor:
 def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
     """First time after which ``error`` ≤ ``tolerance`` stays true, between recorded times.
 
-    Interpolates log error linearly; NaN where the last recorded error is still above. Where all are
-    below, it is the first recorded time, so record from t = 0 on.
+    Interpolates the log error linearly; NaN where the last recorded error is still above. Where all
+    errors are below, it is the first recorded time; record from t = 0 to find the true one.
 
     Args:
         times: [time].
@@ -54,11 +54,12 @@ def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
     Returns:
         [...], in the units of ``times``.
     """
+    # The last record above the tolerance, as argmax finds the first True of the reversed axis.
     above = error > tolerance
     last = len(times) - 1 - above.flip(0).int().argmax(0)
     last = torch.where(above.any(0), last, -1)
     before, after = last.clamp(min=0), (last + 1).clamp(max=len(times) - 1)
-    floor = torch.finfo(error.dtype).tiny
+    floor = torch.finfo(error.dtype).tiny  # an error of 0 has no logarithm
     log_error = error.clamp(min=floor).log().double()
     high, low = log_error.gather(0, before[None])[0], log_error.gather(0, after[None])[0]
     share = ((high - math.log(tolerance)) / (high - low)).nan_to_num(0.0)

@@ -1,4 +1,4 @@
-"""Gradients that move with weights that learned during a relaxation, at each record of them."""
+"""Gradients and equilibria at each record of weights that changed during a relaxation."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,9 +17,12 @@ from ardyn.state import State
 
 
 def equilibria(dynamics: Dynamics, plasticity: Plasticity, learned: Learned) -> dict[str, Tensor]:
-    """g(t): where activities would settle if the weights stood still from each record on.
+    """g(t): the equilibrium of the activities with the weights of each record.
 
-    x̄ and f′ are those of the feed-forward pass at t = 0. {unit: [record, batch, …]}.
+    x̄ and f′ are those of the feed-forward pass at t = 0.
+
+    Returns:
+        {unit: g}, [record, batch, …] each.
     """
     system = Coupled.of(dynamics, plasticity, dynamics.initial())
     found = [system.at(weights).equilibrium() for weights in _records(learned)]
@@ -29,7 +32,8 @@ def equilibria(dynamics: Dynamics, plasticity: Plasticity, learned: Learned) -> 
 def backprop_gradients(forward_pass: ForwardPass, learned: Learned) -> dict[str, Tensor]:
     """BP(t): ∂𝓛/∂x̄ after a feed-forward pass with the weights of each record, by autograd.
 
-    {unit: [record, batch, …]}.
+    Returns:
+        {unit: gradient}, [record, batch, …] each.
     """
     run, found = forward_pass.run, []
     for record in _records(learned):
@@ -50,8 +54,8 @@ def check_belongs(
     for name, shape in found.items():
         if own.get(name) != shape:
             raise InputError(
-                f"the trajectory holds {name} of shape {list(shape)}, which this network has not; "
-                f"pass a trajectory of this Relaxation"
+                f"the trajectory holds {name} of shape {list(shape)}, which this network does not "
+                f"have; pass a trajectory of this Relaxation"
             )
 
 

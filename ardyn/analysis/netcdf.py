@@ -20,7 +20,7 @@ _SETTINGS = ("rule", "tau", "tau_trace", "loss", "plasticity")
 _TIME_ATTRIBUTES = {"long_name": "time since the feed-forward pass", "units": "unit of tau"}
 
 
-_RECORD_ATTRIBUTES = {"long_name": "time at which weights were kept", "units": "unit of tau"}
+_RECORD_ATTRIBUTES = {"long_name": "time at which weights were recorded", "units": "unit of tau"}
 
 
 _LEADING_AXES = {
@@ -29,7 +29,7 @@ _LEADING_AXES = {
     "weight": ("record",),
     "feedback": ("record",),
 }
-"""Dimensions by kind; of gradients and the equilibrium: the samples."""
+"""Leading dimensions by kind; gradients and the equilibrium have the samples alone."""
 
 
 def to_dataset(trajectory: Any) -> xr.Dataset:
@@ -38,8 +38,8 @@ def to_dataset(trajectory: Any) -> xr.Dataset:
     first = next(iter(trajectory.activities.values()))
     batch = first.shape[1] if first.ndim > 1 else 0
     kinds: dict[str, tuple[Mapping[str, Tensor], str]] = {
-        "weight": (learned.weights, "parameter {} as it moved"),
-        "feedback": (learned.feedback, "feedback weights ψ of block {} as they moved"),
+        "weight": (learned.weights, "parameter {} over time"),
+        "feedback": (learned.feedback, "feedback weights ψ of block {} over time"),
         "activity": (trajectory.activities, "activity x of unit {}"),
         "trace": (trajectory.traces, "activity trace z of unit {}"),
         "gradient": (trajectory.references.gradients, "backprop gradient ∂L/∂x of unit {}"),
@@ -65,7 +65,11 @@ def to_dataset(trajectory: Any) -> xr.Dataset:
     )
     if trajectory.steady_at is not None:
         steady = trajectory.steady_at.double().cpu().numpy()
-        dataset["steady_at"] = ("sample", steady, {"long_name": "time found steady"})
+        dataset["steady_at"] = (
+            "sample",
+            steady,
+            {"long_name": "time from which the sample was steady"},
+        )
     if trajectory.learned is not None:
         dataset["record"] = ("record", learned.times.numpy(), _RECORD_ATTRIBUTES)
     return dataset
@@ -75,7 +79,7 @@ def fields_of(dataset: xr.Dataset) -> dict[str, Any]:
     """The fields of the ``Trajectory`` that a dataset holds.
 
     Raises:
-        InputError: a dataset that holds none.
+        InputError: a dataset that holds no trajectory.
     """
     if "unit_names" not in dataset.attrs or "time" not in dataset.coords:
         raise InputError("this dataset holds no trajectory; save one with Trajectory.save")
@@ -110,17 +114,17 @@ def fields_of(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def write(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write a netCDF file, whole or not at all.
+    """Write a netCDF file atomically.
 
     Raises:
-        InputError: a place that cannot be written.
+        InputError: a path that cannot be written.
     """
-    with written_whole(path, "choose another place") as part:
+    with written_whole(path, "choose another path") as part:
         dataset.to_netcdf(part, engine="h5netcdf")
 
 
 def read(path: str | Path) -> xr.Dataset:
-    """What ``write`` wrote.
+    """Read a dataset that ``write`` wrote.
 
     Raises:
         InputError: a file that cannot be read.
@@ -138,13 +142,13 @@ def _tensor(values: xr.DataArray) -> Tensor:
 
 
 def _variable(kind: str, unit: str, x: Tensor, long_name: str, batch: int) -> xr.Variable:
-    """A tensor with named axes; complex numbers as a last axis of two, and half ones as float32."""
+    """A tensor with named axes; complex as a last axis of two, half precision as float32."""
     lead = _LEADING_AXES.get(kind, ("sample",))
     attributes: dict[str, object] = {"long_name": long_name.format(unit)}
     if x.is_complex():
         x, attributes["complex"] = torch.view_as_real(x.resolve_conj()), 1
     if lead[-1] == "sample" and (x.ndim < len(lead) or x.shape[len(lead) - 1] != batch):
-        lead = lead[:-1]  # of another size than the batch
+        lead = lead[:-1]  # the dimension "sample" has a single size, that of the batch
     owner = f"{kind}_{unit}" if lead == ("record",) else unit
     axes = tuple(f"{owner}_axis{i}" for i in range(x.ndim - len(lead)))
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

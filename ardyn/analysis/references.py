@@ -10,7 +10,7 @@ from ardyn.errors import InputError
 
 
 class References(Protocol):
-    """Gradients and equilibrium; a Relaxation computes them when they are first asked for."""
+    """Gradients and equilibrium; a Relaxation computes them when they are first read."""
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
@@ -18,21 +18,21 @@ class References(Protocol):
 
     @property
     def equilibrium(self) -> Mapping[str, Tensor] | None:
-        """Where the rule's own dynamics settle, [batch, unit]; None if not known in closed form."""
+        """Equilibrium of the rule's dynamics, [batch, unit]; None if there is no closed form."""
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What was relaxed, and how: rule, time constants and loss, as one would write them."""
+        """Rule, time constants and loss of the relaxation, as text."""
 
     def exact_convergence_time(
         self, tolerance: float, reference: str, per_sample: bool
     ) -> dict[str, Tensor]:
-        """Convergence times as roots of the closed form."""
+        """Convergence times as roots of the closed form, {unit: [] or [batch]}."""
 
 
 @dataclass(frozen=True)
 class KeptReferences:
-    """References as they were: read from a file, or kept while the model learns on."""
+    """Stored references: read from a file, or computed before the model changed."""
 
     gradients: Mapping[str, Tensor]
     equilibrium: Mapping[str, Tensor] | None
@@ -41,8 +41,10 @@ class KeptReferences:
     def exact_convergence_time(
         self, tolerance: float, reference: str, per_sample: bool
     ) -> dict[str, Tensor]:
-        """Not known any more."""
-        raise InputError("a stored trajectory has no closed form; relax it again to have the root")
+        """Raise InputError, as only a Relaxation has the closed form."""
+        raise InputError(
+            "a stored trajectory has no closed form; call exact_convergence_time of a Relaxation"
+        )
 
 
 def choose_reference(references: References, name: str) -> Mapping[str, Tensor]:

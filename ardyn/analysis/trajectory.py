@@ -1,4 +1,4 @@
-"""Trajectory: activities over time beside the gradients they should reach."""
+"""Trajectory: activities over time, with the gradients that they should converge to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,17 +27,17 @@ class Trajectory:
     activities: Mapping[str, Tensor]
     references: References
     solved_by: object
-    """The solver itself; its text, in a trajectory read back."""
+    """The solver; in a trajectory read from a file, its text."""
     is_exact: bool = False
-    """Whether this is the closed form of the ODE, for which convergence times are roots."""
+    """Whether this is the closed form of the ODE, which gives convergence times as roots."""
     traces: Mapping[str, Tensor] = field(default_factory=dict)
-    """z of the units that a Rule remembers, [time, batch, …]."""
+    """z of the units whose trace a Rule uses, [time, batch, …]."""
     evaluations: int = 0
-    """Evaluations of the right-hand side (sweeps, for Sweep; 0 for a closed form)."""
+    """Evaluations of the right-hand side (for Sweep the sweeps, for a closed form 0)."""
     learned: Learned | None = None
-    """Weights at the last time and, where asked for, before; None where they stand still."""
+    """Weights at the last time and, if requested, at earlier ones; None for constant weights."""
     steady_at: Tensor | None = None
-    """When each sample was found steady, [batch]; NaN: it ran to the last time. None: not asked."""
+    """Time from which each sample was steady, [batch], NaN if never; None without a stop."""
 
     def __repr__(self) -> str:
         span = f"{len(self.times)} times to {float(self.times[-1]):g}"
@@ -51,7 +51,7 @@ class Trajectory:
 
     @property
     def solver(self) -> str:
-        """The solver, as one would write it in Python."""
+        """The solver, as a Python expression."""
         return str(self.solved_by)
 
     @property
@@ -61,7 +61,7 @@ class Trajectory:
 
     @property
     def stop_reason(self) -> list[str]:
-        """Per sample why the relaxation ended: "steady state" or "last time"."""
+        """Why the relaxation of each sample ended: "steady state" or "last time"."""
         batch = samples_in(x[0] for x in self.activities.values())
         steady = torch.full((batch,), torch.nan) if self.steady_at is None else self.steady_at
         return ["last time" if t.isnan() else "steady state" for t in steady]
@@ -79,7 +79,7 @@ class Trajectory:
     ) -> dict[str, Tensor]:
         """‖x^l − g^l‖ / ‖g^l‖ of each unit, [time] or [time, batch].
 
-        g belongs to the weights at t = 0, here and below; where they move, see
+        In this and the following methods g is that of the weights at t = 0; for plastic weights see
         ``Relaxation.moving_gradients``.
         """
         g = self.reference(reference)
@@ -102,8 +102,8 @@ class Trajectory:
     ) -> dict[str, Tensor]:
         """First time after which ‖x^l − g^l‖ ≤ tolerance · ‖g^l‖ stays true, of each unit.
 
-        A root of the closed form for ``ClosedForm()``, whatever the recorded times, and infinite if
-        there is none. Otherwise interpolated between recorded times, and NaN if not yet reached.
+        For ``ClosedForm()`` a root of the closed form, independent of the recorded times; infinite
+        if there is none. Otherwise interpolated between recorded times; NaN if not yet reached.
 
         Returns:
             {unit: time}, [] each, or [batch] if ``per_sample``.
@@ -119,7 +119,7 @@ class Trajectory:
     def to_dataset(self) -> xr.Dataset:
         """Activities, BP gradients and the equilibrium as a Dataset, one variable each per unit.
 
-        Weights that moved, and ψ, are in it as ``learned`` has them.
+        Recorded weights and ψ are included.
         """
         return netcdf.to_dataset(self)
 
@@ -127,7 +127,7 @@ class Trajectory:
     def from_dataset(dataset: xr.Dataset) -> "Trajectory":
         """A trajectory from what ``to_dataset`` returned; tensors on the CPU.
 
-        Its convergence times are interpolated, whatever solved it.
+        Its convergence times are interpolated, even if the solver was ``ClosedForm()``.
 
         Raises:
             InputError: a dataset that holds no trajectory.
@@ -135,10 +135,10 @@ class Trajectory:
         return Trajectory(**netcdf.fields_of(dataset))
 
     def save(self, path: str | Path) -> None:
-        """Write a netCDF file, whole or not at all.
+        """Write a netCDF file atomically.
 
         Raises:
-            InputError: a place that cannot be written.
+            InputError: a path that cannot be written.
         """
         netcdf.write(self.to_dataset(), path)
 

@@ -1,1 +1,1 @@
-"""Exact solutions, without stepping."""
+"""Solutions in closed form, without time stepping."""

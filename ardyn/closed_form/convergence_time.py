@@ -1,4 +1,4 @@
-"""Convergence time: when an activity has come within a tolerance of a gradient, and stays there."""
+"""Convergence time: the time after which an activity stays within a tolerance of a gradient."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ def exact_convergence_time(
 ) -> dict[str, Tensor]:
     """Convergence times of the ODE as roots of its closed form; infinite where it never converges.
 
-    ‖x^l(t) − reference‖² is a quadratic form in a row of P(t), with the Gram matrix of the stack:
-    no trajectory is computed.
+    ‖x^l(t) − reference‖² is a quadratic form in a row of P(t), with the Gram matrix of the stack.
+    No trajectory is computed.
 
     Args:
         reference: gradients to converge to, [batch, …] each.
-        tolerance: relative error.
+        tolerance: relative error, ‖x − reference‖ / ‖reference‖.
         per_sample: one time per sample, instead of one for the batch as a whole.
 
     Returns:
@@ -40,7 +40,7 @@ def exact_convergence_time(
 
     Raises:
         InputError: there is no closed form.
-        DivergenceError: it is beyond what the number format holds.
+        DivergenceError: the stack or its Gram matrix holds infinities or NaN.
     """
     check_linear(dynamics)
     check_hooks(dynamics)
@@ -53,7 +53,8 @@ def exact_convergence_time(
     grams = backward_sweep(dynamics, Stack(network, keep))
     found = {}
     for unit in dynamics.tau:
-        # Nothing below a unit reaches it, so that its own τ and those above are all it takes.
+        # Nothing below a unit acts on it, so that P is upper triangular and the unit's row depends
+        # on its own τ and on those above it.
         own_and_above = tau[len(tau) - network.height[unit] :]
         scan = _Scan(own_and_above)
         times = [
@@ -66,6 +67,8 @@ def exact_convergence_time(
 
 def _grams(stack: Tensor, reference: Tensor, per_sample: bool) -> _Grams:
     """Gram matrix of [g − reference, e(0), A e(0), …], and ‖reference‖."""
+    # x(t) − reference is a combination of these entries with weights w = (1, row of P(t)), and its
+    # squared norm is wᵀ G w, with one G [entry, entry] per sample; the batch has the sum of them.
     entries = _real(torch.cat([stack[:1] - reference, stack[1:]]))
     samples = len(reference) if reference.ndim else 1
     entries = entries.reshape(len(entries), samples, -1)
@@ -82,10 +85,10 @@ def _real(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Distance:
-    """‖x^l(t) − reference‖ of one unit, beside the limit it must come under."""
+    """‖x^l(t) − reference‖ of one unit, and the limit that it has to reach."""
 
     tau: tuple[float, ...]
-    """Of the unit itself and of those above it."""
+    """Of the unit itself and of the units above it."""
     gram: Array
     limit: float
 
@@ -95,25 +98,29 @@ class _Distance:
         return propagator(None, self.tau, t)[:, 0].numpy()
 
     def weights(self, rows: Array) -> Array:
-        """Weights of the Gram matrix's entries, [time, entry]."""
+        """w: 1 for g − reference, then the row of P, [time, entry]."""
         return np.column_stack([np.ones(len(rows)), rows])
 
     def at(self, rows: Array) -> Array:
         """The distance at each time."""
         w = self.weights(rows)
         squared = np.einsum("ti,ij,tj->t", w, self.gram, w)
+        # Rounding can make the form slightly negative near a zero.
         return np.sqrt(squared.clip(min=0))  # type: ignore[no-any-return]
 
     def bound(self, rows: Array) -> float:
-        """At least the distance, at the first time; once P only decays, so does it."""
+        """Upper bound Σ_k |w_k| ‖entry k‖ of the distance at the first time (triangle inequality).
+
+        It decreases once all entries of the row of P do.
+        """
         return float(np.abs(self.weights(rows)[0]) @ np.sqrt(self.gram.diagonal()))
 
 
 class _Scan:
-    """Times, and a unit's row of P at each; as far as anyone has asked, and shared by samples.
+    """A grid of times with a unit's row of P at each, extended on demand and shared by all samples.
 
-    Each row follows from the last by P(t + h) = P(t) P(h). The step h begins well below the
-    shortest τ and doubles now and then, so that every time scale is looked at.
+    Each row follows from the one before by P(t + h) = P(t) P(h). The step h is a sixteenth of the
+    shortest τ at first and doubles after every 64 steps, so that every time scale is resolved.
     """
 
     def __init__(self, tau: tuple[float, ...]) -> None:
@@ -122,7 +129,9 @@ class _Scan:
         self.times, self.rows = np.zeros(1), np.eye(1, len(tau))
 
     def extend(self) -> None:
-        """Go on with one step, then double it."""
+        """Add 64 times at the present step, then double the step."""
+        # Doubling covers time constants that differ by orders of magnitude with few rows. After the
+        # first 64 steps h is at most 3 % of t; crossings closer together than h are not separated.
         rows = [self.rows[-1]]
         for _ in range(_STEPS_PER_OCTAVE):
             rows.append(rows[-1] @ self.P)
@@ -133,17 +142,24 @@ class _Scan:
 
 
 def _last_crossing(distance: _Distance, scan: _Scan) -> float:
-    """Last t at which the distance falls to its limit; infinite if it stays above."""
+    """Last t at which the distance falls to its limit; infinite if it stays above.
+
+    The last crossing is bracketed on a grid first, as the distance need not be monotone: the units
+    above can move an activity away from g before they converge themselves.
+    """
     if not np.isfinite(distance.gram).all():
         raise DivergenceError(
-            "the closed form left the finite numbers, so that nothing converges; scale the "
+            "the closed form holds infinities or NaN, so that nothing converges; scale the "
             "inputs, the weights, ψ or the loss down"
         )
     if not distance.gram.any():
         return 0.0
+    # As t → ∞ the distance tends to ‖g − reference‖, the first entry's norm.
     if np.sqrt(distance.gram[0, 0]) >= distance.limit:
         return np.inf
-    # Beyond the sum of all τ every entry of P decays, and the bound with them.
+    # P_lm / τ_m is the density of a sum of independent exponential times of means τ_l, …, τ_m. It
+    # has one peak, before its mean, so that beyond the sum of all τ every entry of the row
+    # decreases, and the bound with them: once that is below the limit, no crossing follows.
     while scan.times[-1] < sum(distance.tau) or distance.bound(scan.rows[-1:]) > distance.limit:
         scan.extend()
     above = np.flatnonzero(distance.at(scan.rows) > distance.limit)

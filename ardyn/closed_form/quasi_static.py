@@ -1,8 +1,8 @@
-"""The quasi-static limit τ_W → ∞: first order in ΔW.
+"""The quasi-static limit τ_W → ∞: weight changes to first order in 1/τ_W.
 
-    τ_W ΔW = −∫ ∂𝓛/∂W dt − (t_off − t_on) λ_W W,   and likewise b and ψ
+    τ_W ΔW = −∫ ∂𝓛/∂W dt − (t_off − t_on) λ_W W,   likewise for b and ψ
 
-over the window of plasticity, by the time integral of the closed form.
+over the window of plasticity, from the time integral of the closed form.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +27,10 @@ def integrated_gradients(
     """∫ ∂𝓛/∂W dt from ``start`` to ``end``, by block and parameter, summed over the batch.
 
     Args:
-        rule: Eq. 2, or what a plasticity puts in its place; linear in the activities.
+        rule: Eq. 2, or the rule of a plasticity in its place; linear in the activities.
     """
+    # With frozen x̄ and f′, Eq. 2 is linear in x: ∫ ∂𝓛/∂W dt is Eq. 2 evaluated at ∫ x dt. Of a
+    # clamped output, x^L ≡ g^L, that is (end − start) g^L.
     x = integral(dynamics, start, end)
     clamped = {unit: (end - start) * g for unit, g in dynamics.clamped.items()}
     at = replace(dynamics, drive={**dynamics.drive, **clamped})
@@ -36,7 +38,9 @@ def integrated_gradients(
 
 
 def stimulus_change(dynamics: Dynamics, plasticity: Plasticity, duration: float) -> State:
-    """ΔW, Δb and Δψ of one stimulus, to first order in duration / τ_W; its activities are empty."""
+    """ΔW, Δb and Δψ of one stimulus, to first order in duration / τ_W; no activities."""
+    # Activities are those at the weights of stimulus onset: that weights move during the stimulus
+    # changes ΔW only to second order in duration / τ_W.
     start, end = plasticity.window[0], min(plasticity.window[1], duration)
     changes = integrated_gradients(dynamics, start, end, plasticity.changes)
     state = Coupled.of(dynamics, plasticity, State({})).initial()
@@ -50,5 +54,5 @@ def check_update_linear(dynamics: Dynamics) -> None:
             raise InputError(
                 f"the quasi-static change needs a frozen or dropped update derivative and a frozen "
                 f"update activity, got {rule.update_derivative!r} and {rule.update_activity!r} for "
-                f"block '{block}'; integrate with Plasticity instead"
+                f"block '{block}'; solve a Relaxation with plasticity instead"
             )

@@ -1,1 +1,1 @@
-"""The equations: activities, learning, feedback weights, plasticity, losses."""
+"""The equations: activities, weight gradients, feedback weights, plasticity, losses."""

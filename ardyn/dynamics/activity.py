@@ -1,4 +1,4 @@
-"""Dynamics: the right-hand side of the relaxation, d(state)/dt. Knows no solver."""
+"""Dynamics: the right-hand side of the relaxation, d(state)/dt; independent of the solver."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ def relax(x: Tensor, drive: Tensor, tau: float, out: Tensor | None = None) -> Te
     return torch.div(torch.sub(drive, x, out=out), tau, out=out)
 
 
-def remember(x: Tensor, z: Tensor, tau: float, out: Tensor | None = None) -> Tensor:
-    """τ_z dz/dt = x − z: the decaying trace of an activity."""
+def low_pass(x: Tensor, z: Tensor, tau: float, out: Tensor | None = None) -> Tensor:
+    """τ_z dz/dt = x − z: the decaying trace z of an activity."""
     return torch.div(torch.sub(x, z, out=out), tau, out=out)
 
 
@@ -40,16 +40,16 @@ class Dynamics:
     rules: Mapping[str, Rule]
     """The Rule of each block."""
     feedback: Mapping[str, Tensor]
-    """ψ of each block that does not send back through Wᵀ, in the shape of Wᵀ; of a convolution, in
-    that of its flattened kernel's transpose."""
+    """ψ of each block whose feedback is not Wᵀ, in the shape of Wᵀ; for a convolution, in that of
+    the transposed, flattened kernel."""
     tau: Mapping[str, float]
     """Time constant of each relaxing unit, in feed-forward order."""
     tau_trace: float | None = None
-    """Time constant of the activity trace z, where a Rule asks for one."""
+    """Time constant of the activity trace z, where a Rule uses one."""
     held: frozenset[str] = frozenset()
-    """Parameters that never learn: those that require no gradient."""
+    """Parameters that stay constant, as they require no gradient."""
     since = 0.0
-    """Its time 0 is that of the relaxation."""
+    """The time at which it starts; see ``System``."""
 
     @property
     def is_linear(self) -> bool:
@@ -59,7 +59,7 @@ class Dynamics:
 
     @property
     def nonlinearity(self) -> str:
-        """What a closed form needs that this Rule or these time constants lack; "" if nothing."""
+        """The condition of a closed form that does not hold here, for a message; "" if all hold."""
         for block, rule in self.rules.items():
             if not rule.is_linear:
                 return (
@@ -73,7 +73,7 @@ class Dynamics:
 
     @property
     def like(self) -> Tensor:
-        """One of its tensors: type and device of all."""
+        """One of its tensors, as an example of the type and device of all."""
         return next(iter(self.drive.values()))
 
     @cached_property
@@ -83,12 +83,12 @@ class Dynamics:
 
     @cached_property
     def time_constants(self) -> dict[str, float]:
-        """Of every leak in the system: the units', and the trace's where there is one."""
-        trace = {"trace z": self.tau_trace} if self.remembered and self.tau_trace else {}
+        """τ of every leak: those of the units, and of the trace where there is one."""
+        trace = {"trace z": self.tau_trace} if self.traced and self.tau_trace else {}
         return dict(self.tau) | trace
 
     @cached_property
-    def remembered(self) -> tuple[str, ...]:
+    def traced(self) -> tuple[str, ...]:
         """Units whose activity trace z the weight update reads."""
         network = self.forward_pass.network
         wanted: set[str] = set()
@@ -100,7 +100,7 @@ class Dynamics:
 
     @cached_property
     def clamped(self) -> dict[str, Tensor]:
-        """Outputs that don't relax, x^L ≡ g^L."""
+        """Outputs that don't relax, x^L ≡ g^L, [batch, …] each."""
         ends = self.forward_pass.network.terminal
         return {unit: g for unit, g in self.drive.items() if unit in ends and unit not in self.tau}
 
@@ -109,10 +109,10 @@ class Dynamics:
         x = {unit: self.forward_pass.activity[unit] for unit in self.tau}
         if self.starts_at_zero:
             x = {unit: torch.zeros_like(value) for unit, value in x.items()}
-        return State(x, {unit: self.forward_pass.activity[unit] for unit in self.remembered})
+        return State(x, {unit: self.forward_pass.activity[unit] for unit in self.traced})
 
     def __call__(self, t: Tensor | float, state: State) -> State:
-        """d(state)/dt, all units in parallel; autonomous, so ``t`` plays no part."""
+        """d(state)/dt, all units in parallel; autonomous, so that ``t`` is not used."""
         rate = state.with_tensors([torch.empty_like(x) for x in state.tensors()])
         self.write_rate(t, state, rate)
         return rate
@@ -131,7 +131,7 @@ class Dynamics:
         self.descend(send, x)
         for unit, z in state.trace.items():
             assert self.tau_trace is not None
-            remember(x[unit], z, self.tau_trace, out=rate.trace[unit])
+            low_pass(x[unit], z, self.tau_trace, out=rate.trace[unit])
 
     def sweep(self, state: State, step: float) -> State:
         """One sequential sweep from the top, each unit driven by the already updated one above."""
@@ -146,7 +146,7 @@ class Dynamics:
 
         self.descend(send, x)
         z = {
-            unit: z + step * remember(x[unit], z, self.tau_trace or math.inf)
+            unit: z + step * low_pass(x[unit], z, self.tau_trace or math.inf)
             for unit, z in state.trace.items()
         }
         return State({unit: x[unit] for unit in self.tau}, z)
@@ -157,7 +157,7 @@ class Dynamics:
         x: "Activities | None" = None,
         top: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``Network.descend`` from the loss gradient, or another ``top``, by this Rule's pulls."""
+        """``Network.descend`` from the loss gradient or ``top``, with this Rule's pull-backs."""
         top = self.drive if top is None else top
         self.forward_pass.network.descend(
             top, send, lambda block, v, sources: self.pull(block, v, sources, x)
@@ -166,17 +166,21 @@ class Dynamics:
     def pull(
         self, block: Block, v: Tensor, sources: tuple[str, ...], x: "Activities | None" = None
     ) -> tuple[Tensor, ...]:
-        """pull_l(v) = (v ⊙ f′(a^l)) W, or with ψᵀ in W's place: what a block sends back.
+        """pull_l(v) = (v ⊙ f′(a^l)) W, or with ψᵀ in place of W: the drive of a block's sources.
 
-        ``v`` is [entry, batch, …], or without the first axis; ``x`` the current activities, for a
-        derivative taken there. One tensor for each of these sources.
+        Args:
+            v: [entry, batch, …], or without the first axis.
+            x: the current activities, for a derivative taken there.
+
+        Returns:
+            One tensor for each of ``sources``.
         """
         slope = self.derivative(self.rules[block.name].relaxation_derivative, block, x)
         psi = self.feedback.get(block.name)
         return self.forward_pass.pull(block, scale(v, slope), sources, psi)
 
     def derivative(self, choice: Derivative, block: Block, x: "Activities | None") -> Slope | None:
-        """f′ of a block as the Rule takes it; None stands for f′ = 1."""
+        """f′ of a block, taken where the Rule says; None stands for f′ = 1."""
         if block.activation is identity:
             return None
         match choice:
@@ -192,14 +196,14 @@ class Dynamics:
                 return None
 
     def preactivation(self, block: Block, x: "Activities") -> Tensor:
-        """a = layer(h), at these activities."""
+        """a = layer(h) at these activities."""
         if not block.layer.is_local:
             cut = x.repeated[block.name]
             return (cut.joins or cut).value.detach()
         return block.layer.forward(self.forward_pass.parameters, self.presynaptic(block, x))
 
     def presynaptic(self, block: Block, x: "Activities") -> Tensor:
-        """h, what a layer with a local rule reads, at these activities."""
+        """h, the input of a layer with a local rule, at these activities."""
         if all(source in self.forward_pass.network.inputs for source in block.sources):
             return self.forward_pass.below[block.name]
         if block.reads_as_is:
@@ -210,14 +214,17 @@ class Dynamics:
         return below.detach()
 
     def activities(self, activity: Mapping[str, Tensor]) -> "Activities":
-        """Activities of all units: inputs and clamped outputs (x^L ≡ g^L) join the state."""
+        """Activities of all units: those of the state, the inputs and clamped outputs x^L ≡ g^L."""
         inputs = {
             name: self.forward_pass.activity[name] for name in self.forward_pass.network.inputs
         }
         return Activities(self, inputs | self.clamped | dict(activity))
 
     def equilibrium(self) -> dict[str, Tensor]:
-        """Where a linear system settles, x^l = pull_l(x^{l+1}): with the default Rule, ∂𝓛/∂x̄^l."""
+        """Equilibrium of a linear system, x^l = pull_l(x^{l+1}), [batch, …] each.
+
+        With the default Rule it is ∂𝓛/∂x̄^l.
+        """
         x: dict[str, Tensor] = {}
 
         def send(block: Block, drive: Tensor) -> Tensor:
@@ -234,9 +241,10 @@ class Dynamics:
 
 
 class Activities(dict[str, Tensor]):
-    """Current activities by name; what has no leak is computed from them when first asked for,
+    """Current activities by name, [batch, …] each.
 
-    by a repeated run of the module with the units' values put in place.
+    Those of blocks without a leak are computed when first read, by a repeated run of the module in
+    which the units have their current activities.
     """
 
     def __init__(self, dynamics: Dynamics, known: Mapping[str, Tensor]) -> None:
@@ -249,5 +257,5 @@ class Activities(dict[str, Tensor]):
 
     @cached_property
     def repeated(self) -> Mapping[str, Cut]:
-        """Every block of the repeated run."""
+        """Every block of the repeated run, by name."""
         return self._dynamics.forward_pass.at(self)

@@ -2,8 +2,8 @@
 
     τ_l ẋ^l = −x^l + pull_l(x^{l+1}),   τ_z ż = x − z,   τ_W Ẇ = −∂𝓛/∂W − λ_W W,   τ_ψ ψ̇ likewise
 
-with the current W in the pull-back and in a current derivative. What was frozen at the feed-forward
-pass, x̄ and f′, stays so.
+with the current W in the pull-back and in a current derivative. What is frozen at the feed-forward
+pass, x̄ and f′, stays frozen.
 """
 
 import math
@@ -19,24 +19,24 @@ from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity
 from ardyn.errors import InputError
 from ardyn.state import State
 
-_NONLINEAR = "weights that stand still, as products of weights and activities are not linear"
+_NONLINEAR = "constant weights, as products of weights and activities are not linear"
 
 
 @dataclass(frozen=True)
 class Coupled:
-    """The right-hand side while weights move; from any state on."""
+    """The right-hand side with plastic weights, from any initial state."""
 
     dynamics: Dynamics
     plasticity: Plasticity
     start: State
     since: float = 0.0
-    """When it starts, in the time of the relaxation."""
+    """The time at which it starts, in the time of the relaxation."""
 
     @staticmethod
     def of(
         dynamics: Dynamics, plasticity: Plasticity, fast: State, since: float = 0.0
     ) -> "Coupled":
-        """From activities and traces, with the weights as the dynamics have them."""
+        """From activities and traces, with the weights of ``dynamics`` as initial weights."""
         passed = dynamics.forward_pass
         learned = [
             block
@@ -66,16 +66,16 @@ class Coupled:
 
     @property
     def time_constants(self) -> Mapping[str, float]:
-        """Of the leaks; those of weights are far longer."""
+        """τ of the leaks; those of the weights are checked by ``check_plasticity``."""
         return self.dynamics.time_constants
 
     @property
     def nonlinearity(self) -> str:
-        """Products of weights that move with activities."""
+        """Weights that change make the system nonlinear; see ``Dynamics.nonlinearity``."""
         return _NONLINEAR
 
     def initial(self) -> State:
-        """Where it starts."""
+        """The initial state."""
         return self.start
 
     def __call__(self, t: Tensor | float, state: State) -> State:
@@ -104,7 +104,7 @@ class Coupled:
         )
 
     def at(self, state: State) -> Dynamics:
-        """The dynamics with the weights of a state."""
+        """The dynamics with the weights and feedback weights of a state."""
         passed = self.dynamics.forward_pass
         parameters = {**passed.parameters, **state.weights}
         return replace(
@@ -124,8 +124,8 @@ def slow_rate(
     """d(W, b, ψ)/dt, or their change over a time ``span`` where ``changes`` are integrals over it.
 
     Args:
-        now: the dynamics with the weights of the moment.
-        state: what moves.
+        now: the dynamics with the current weights.
+        state: the plastic weights.
         changes: Eq. 2, {block: {parameter: gradient}}, summed over the batch.
     """
     gradients, learned = parameter_gradients(changes), feedback_gradients(now, changes)
@@ -145,7 +145,7 @@ def slow_rate(
 
 
 def members(dynamics: Dynamics) -> int:
-    """How many networks share the batch: those of an ensemble, else one."""
+    """The number of networks that share the batch: the members of an ensemble, else one."""
     passed = dynamics.forward_pass
     for block in passed.network.blocks:
         if block.layer.is_stacked:
@@ -154,33 +154,33 @@ def members(dynamics: Dynamics) -> int:
 
 
 def check_moves(plasticity: Plasticity, dynamics: Dynamics) -> None:
-    """Raise InputError for what is not plasticity, or a τ_ψ where no ψ learns."""
+    """Raise InputError for what is not plasticity, or for a setting of it that has no effect."""
     check_is_plasticity(plasticity)
     learns = any(rule.feedback == "learned" for rule in dynamics.rules.values())
     if plasticity.tau_feedback < math.inf and not learns:
         raise InputError(
-            f"tau_feedback = {plasticity.tau_feedback:g} means nothing where no feedback weights "
-            f"learn; drop it, or use Rule(feedback='learned')"
+            f"tau_feedback = {plasticity.tau_feedback:g} has no effect where no feedback weights "
+            f"are learned; drop it, or use Rule(feedback='learned')"
         )
     if plasticity.weight_decay and plasticity.tau_weights == math.inf:
         raise InputError(
-            f"weight_decay = {plasticity.weight_decay:g} means nothing to weights that stand "
-            f"still; drop it, or give tau_weights"
+            f"weight_decay = {plasticity.weight_decay:g} has no effect on weights with an infinite "
+            f"time constant; drop it, or pass tau_weights"
         )
     if plasticity.feedback_decay and plasticity.tau_feedback == math.inf:
         raise InputError(
-            f"feedback_decay = {plasticity.feedback_decay:g} means nothing to feedback weights "
-            f"that stand still; drop it, or give tau_feedback"
+            f"feedback_decay = {plasticity.feedback_decay:g} has no effect on feedback weights "
+            f"with an infinite time constant; drop it, or pass tau_feedback"
         )
 
 
 def check_untied(parameters: Mapping[str, Tensor]) -> None:
-    """Raise InputError where two names stand for one tensor, which would move twice."""
+    """Raise InputError where one tensor has two names, as it would be updated twice."""
     seen: dict[tuple[int, torch.Size], str] = {}
     for name, W in parameters.items():
         other = seen.setdefault((W.data_ptr(), W.shape), name)
         if other != name and W.numel():
             raise InputError(
-                f"plasticity moves every weight on its own, but '{other}' and '{name}' are one "
-                f"tensor; use the module itself twice, or train by ardyn.backward"
+                f"plasticity integrates each parameter separately, but '{other}' and '{name}' are "
+                f"one tensor; use the module itself twice, or train by ardyn.backward"
             )

@@ -1,4 +1,4 @@
-"""Feedback weights ψ: drawn at random, and checked against Wᵀ."""
+"""Feedback weights ψ: random initialisation, and checks of their shapes against Wᵀ."""
 
 from collections.abc import Mapping
 
@@ -16,11 +16,11 @@ from ardyn.network.network import Network
 def random_feedback(
     model: nn.Module, std: float = 0.05, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """Feedback weights ψ ~ N(0, std²) for every block that has weights, independent of them.
+    """Feedback weights ψ ~ N(0, std²), independent of W, for every block that has weights.
 
     Returns:
-        {block: ψ}, each in the shape of Wᵀ, [n_l, n_{l+1}], of a convolution in that of its
-        flattened kernel's transpose; in the weights' type, on their device.
+        {block: ψ}, each in the shape of Wᵀ, [n_l, n_{l+1}], for a convolution in that of the
+        transposed, flattened kernel; in the type and on the device of the weights.
     """
     check_positive("std", std)
     parameters = named_parameters(model)
@@ -36,7 +36,7 @@ def random_feedback(
 
 
 def _weighted_layers(model: nn.Module) -> dict[str, Layer]:
-    """Linear layers and convolutions, by the names of their blocks: one for each place it has."""
+    """Linear layers and convolutions by block name; a shared module has one for each place."""
     found: dict[str, Layer] = {}
     places: dict[int, int] = {}
     first = {id(module): name for name, module in model.named_modules()}
@@ -55,16 +55,16 @@ def checked_feedback(
     rules: Mapping[str, Rule],
     feedback: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """ψ of every block whose Rule asks for it and that has weights, checked against Wᵀ."""
+    """ψ of every block that has weights and whose Rule uses ψ, checked against Wᵀ."""
     if feedback and all(rule.feedback == "transpose" for rule in rules.values()):
         raise InputError(
-            "feedback weights were passed, but every Rule sends back through Wᵀ; pass none, or use "
+            "feedback weights were passed, but every Rule uses Wᵀ as feedback; pass none, or use "
             "Rule(feedback='fixed')"
         )
     unknown = set(feedback) - {block.name for block in network.blocks}
     if unknown:
         raise InputError(
-            f"feedback names {', '.join(map(repr, sorted(unknown)))}, which is no block; "
+            f"feedback names {', '.join(map(repr, sorted(unknown)))}, which is not a block; "
             f"the blocks are {', '.join(network.block)}"
         )
     psi = {}

@@ -11,17 +11,20 @@ from ardyn.network.network import Block
 
 Changes = dict[str, dict[str, Tensor]]
 BY_AUTOGRAD = ""
-"""In place of a block's name, for all parameters that no local rule of a layer covers."""
+"""Key, in place of a block's name, of all parameters without a local rule of a layer."""
 
 
 def updates(
     dynamics: Dynamics, activity: Mapping[str, Tensor], traces: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], Changes]:
-    """Eq. 2 by the local rule of each layer, and (x ⊙ f′) where autograd has to go on from there.
+    """Eq. 2 by the local rule of each layer, and x ⊙ f′ of the blocks left to autograd.
 
     Args:
         activity: x of every unit, [batch, …].
-        traces: z of the units that a Rule remembers, [batch, …].
+        traces: z of the units whose trace a Rule uses, [batch, …].
+
+    Returns:
+        {block: x ⊙ f′, [batch, …]} and {block: {parameter: gradient summed over the batch}}.
     """
     x, z = dynamics.activities(activity), dynamics.activities(dict(activity) | dict(traces))
     presynaptic = {"current": x, "trace": z}
@@ -43,7 +46,7 @@ def block_gradients(
 ) -> Changes:
     """Eq. 2 at the given activities, {block: {parameter name: gradient}}, summed over the batch.
 
-    Parameters that no local rule covers, such as those from which a weight is computed, have theirs
+    Gradients of parameters without a local rule, such as those from which a weight is computed, are
     under ``BY_AUTOGRAD``. Arguments as in ``updates``.
     """
     above, changes = updates(dynamics, activity, traces)
@@ -68,11 +71,14 @@ def accumulate(
 ) -> None:
     """Add Eq. 2 to ``.grad`` of every parameter, as ``loss.backward()`` adds its gradients.
 
-    Hooks of parameters see the whole of it, and inputs that want a gradient get theirs.
+    Hooks of parameters are called with the complete gradient. Inputs that require a gradient get
+    theirs as well.
 
     Args:
-        penalty: gradients of parameters that the loss itself reads.
-        feedback: ψ by block; what a Rule learns of it has its ``.grad`` too, by Eq. 3.
+        activity: x of every unit, [batch, …].
+        traces: z of the units whose trace a Rule uses, [batch, …].
+        penalty: gradients of parameters that the loss reads directly.
+        feedback: ψ by block; learned ψ get a ``.grad`` too, by Eq. 3.
     """
     passed = dynamics.forward_pass
     above, changes = updates(dynamics, activity, traces)
@@ -101,7 +107,7 @@ def _is_hooked(p: Tensor) -> bool:
 
 
 def _input_gradients(dynamics: Dynamics, activity: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the lowest units send back to inputs that want a gradient."""
+    """∂𝓛/∂x⁰ of the inputs that require a gradient: the drive from the lowest units."""
     passed = dynamics.forward_pass
     wanted = passed.takers - frozenset(passed.network.block)
     if not wanted:
@@ -117,7 +123,7 @@ def _input_gradients(dynamics: Dynamics, activity: Mapping[str, Tensor]) -> dict
 
 
 def parameter_gradients(changes: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """{parameter name: gradient}; one that is used several times has the sum of its gradients."""
+    """{parameter name: gradient}, summed over all uses of a parameter."""
     gradients: dict[str, Tensor] = {}
     for own in changes.values():
         for name, change in own.items():
@@ -128,7 +134,7 @@ def parameter_gradients(changes: Mapping[str, Mapping[str, Tensor]]) -> dict[str
 def feedback_gradients(
     dynamics: Dynamics, changes: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Eq. 3, {block: gradient of its learned ψ}: the transpose of what the block's weights get."""
+    """Eq. 3, {block: gradient of its learned ψ}: the transpose of the weight gradient."""
     found = {}
     for block in dynamics.feedback:
         layer = dynamics.forward_pass.network.block[block].layer

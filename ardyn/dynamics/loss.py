@@ -1,4 +1,4 @@
-"""Losses, summed over the samples, so that a sample's trajectory never depends on its batch."""
+"""Losses, summed over samples, so that a sample's trajectory does not depend on its batch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,7 +19,7 @@ def sse(output: Tensor, target: Tensor) -> Tensor:
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
-    """Per sample the mean of (x − t)² over the outputs, summed over samples."""
+    """Mean of (x − t)² over the output neurons, summed over samples."""
     return (output - target).square().reshape(len(output), -1).mean(1).sum()
 
 
@@ -47,21 +47,21 @@ def evaluation(loss: Loss, target: Any) -> Callable[[Any], Tensor]:
     """𝓛 as a function of what the module returns.
 
     Args:
-        target: what the loss compares it with; for a loss by its name, arranged likewise, with None
-            beside an output that it passes over.
+        target: the second argument of the loss; for a named loss, in the same structure as the
+            output, with None for outputs without a target.
     """
     return lambda output: _value(loss, output, target)
 
 
 def check_drive(loss: Loss, drive: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-    """Raise InputError for loss gradients that are not finite; the message tells what is not."""
+    """Raise InputError for loss gradients that are not finite; the message names the cause."""
     if all(each.isfinite().all() for each in drive.values()):
         return
     for name, each in outputs.items():
         if not each.isfinite().all():
             raise InputError(
-                f"the feed-forward pass left the finite numbers by unit '{name}'; scale the "
-                f"inputs or the weights down"
+                f"the feed-forward pass became non-finite in unit '{name}'; scale the inputs or "
+                f"the weights down"
             )
     raise InputError(
         f"the gradient of the loss {loss_name(loss)!r} is not finite; look for NaN or "
@@ -70,19 +70,19 @@ def check_drive(loss: Loss, drive: Mapping[str, Tensor], outputs: Mapping[str, T
 
 
 def loss_name(loss: Loss) -> str:
-    """The loss's name, for a callable its own."""
+    """The name of a loss; of a callable, its ``__name__``."""
     return loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
 
 
 def _sum_over_outputs(loss: str, output: Any, target: Any) -> Tensor:
     terms = [_term(loss, each, its_target) for each, its_target in _pairs(output, target)]
     if not terms:
-        raise InputError(f"every target is None, so that the loss {loss!r} has none; pass one")
+        raise InputError(f"the loss {loss!r} needs a target, got None for each output; pass one")
     return sum(terms[1:], start=terms[0])
 
 
 def _pairs(output: Any, target: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every output with its target, from tuples, lists and dicts of the same arrangement."""
+    """Every output with its target, from tuples, lists and dicts of the same structure."""
     if target is None:
         return
     if isinstance(output, Tensor) and isinstance(target, Tensor):
@@ -93,21 +93,21 @@ def _pairs(output: Any, target: Any) -> Iterator[tuple[Tensor, Tensor]]:
     sequences = isinstance(output, (tuple, list)) and isinstance(target, (tuple, list))
     if not sequences or len(output) != len(target):
         raise InputError(
-            f"targets {_arrangement(target)} don't fit the output {_arrangement(output)}; arrange "
-            f"them as the module arranges its outputs, with None where there is no target"
+            f"targets {_structure(target)} don't fit the output {_structure(output)}; pass them in "
+            f"the same structure as the module's outputs, with None where there is no target"
         )
     for each, its_target in zip(output, target, strict=True):
         yield from _pairs(each, its_target)
 
 
-def _arrangement(value: Any) -> str:
-    """Tensors by their shapes, in the tuples, lists and dicts that hold them."""
+def _structure(value: Any) -> str:
+    """Tuples, lists and dicts as text, with tensors as their shapes."""
     if isinstance(value, Tensor):
         return f"[{', '.join(map(str, value.shape))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_arrangement(each)}' for key, each in value.items())}}}"
+        return f"{{{', '.join(f'{key!r}: {_structure(each)}' for key, each in value.items())}}}"
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(_arrangement, value))})"
+        return f"({', '.join(map(_structure, value))})"
     return type(value).__name__
 
 
@@ -125,7 +125,7 @@ def _term(loss: str, output: Tensor, target: Tensor) -> Tensor:
 
 
 def _value(loss: Loss, output: Any, target: Any) -> Tensor:
-    """𝓛, checked to be one number that depends on the output."""
+    """𝓛, checked to be a scalar that depends on the output."""
     function = loss_function(loss)
     try:
         value = function(output, target)
@@ -134,9 +134,9 @@ def _value(loss: Loss, output: Any, target: Any) -> Tensor:
     except (RuntimeError, IndexError, ValueError) as error:
         kind = f" and type {target.dtype}" if isinstance(target, Tensor) else ""
         raise InputError(
-            f"targets of shape {_arrangement(target)}{kind} don't fit an output of shape "
-            f"{_arrangement(output)} under the loss {loss_name(loss)!r} ({error}); pass such as it "
-            f"takes"
+            f"targets of shape {_structure(target)}{kind} don't fit an output of shape "
+            f"{_structure(output)} under the loss {loss_name(loss)!r} ({error}); pass targets of "
+            f"the shape and type that it takes"
         ) from error
     if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
         got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
@@ -148,7 +148,7 @@ def _value(loss: Loss, output: Any, target: Any) -> Tensor:
 
 
 def _check_classes(target: Tensor, classes: int) -> None:
-    """Raise InputError for a class out of range; on a GPU torch itself would not survive it."""
+    """Raise InputError for a class out of range, which on a GPU makes CUDA fail irrecoverably."""
     outside = target[(target < 0) | (target >= classes)]
     if len(outside):
         raise InputError(

@@ -13,26 +13,27 @@ from ardyn.errors import InputError, check_choice, check_time_constant, is_numbe
 
 Reduction = Literal["sum", "mean"]
 ROUNDING = 1e-9
-"""Times that differ by this share of the relaxation are the same."""
+"""Relative difference, to the duration of the relaxation, below which times count as equal."""
 
 
 @dataclass(frozen=True)
 class Plasticity:
-    """Weights and feedback weights that move while the activities relax (Eq. 2 and 3 in time).
+    """Weights and feedback weights that change while the activities relax (Eq. 2 and 3 in time).
 
-    τ_W dW/dt = −∂𝓛/∂W − λ_W W, likewise b; τ_ψ dψ/dt = −(∂𝓛/∂W)ᵀ − λ_ψ ψ. What has an
-    infinite τ holds still.
+    τ_W dW/dt = −∂𝓛/∂W − λ_W W, likewise b; τ_ψ dψ/dt = −(∂𝓛/∂W)ᵀ − λ_ψ ψ. An infinite τ means
+    constant weights.
 
     Args:
         tau_weights: τ_W of weights and biases, in the unit of the activities' τ.
-        tau_feedback: τ_ψ of the feedback weights that a Rule learns.
+        tau_feedback: τ_ψ of learned feedback weights, Rule(feedback="learned").
         weight_decay: λ_W, on weights and biases.
         feedback_decay: λ_ψ.
         reduction: whether gradients are summed or averaged over the batch.
-        window: [t_on, t_off]: when weights move; before and after they are held.
+        window: (t_on, t_off), the times between which weights are plastic; else they are constant.
 
     Raises:
-        InputError: a τ that isn't positive, a decay below zero, or a window that ends too early.
+        InputError: a τ that isn't positive, a decay below zero, or a window that does not end
+            after it begins.
     """
 
     tau_weights: float = math.inf
@@ -44,7 +45,7 @@ class Plasticity:
 
     @property
     def moves(self) -> bool:
-        """Whether anything does."""
+        """Whether any weights are plastic."""
         return min(self.tau_weights, self.tau_feedback) < math.inf
 
     def changes(
@@ -52,7 +53,7 @@ class Plasticity:
     ) -> Changes:
         """Eq. 2 at these activities, {block: {parameter: gradient}}, summed over the batch.
 
-        A plasticity of your own may put another rule here; Eq. 3 takes the transpose of it.
+        A subclass may use another rule here; Eq. 3 takes its transpose.
         """
         return block_gradients(dynamics, activity, trace)
 
@@ -60,14 +61,14 @@ class Plasticity:
         """dW/dt, or ΔW over a time ``span`` of which ``gradient`` is the integral.
 
         Args:
-            share: 1, or the part of a sample in the mean over the batch.
+            share: 1 to sum over the batch, 1 / batch size for the mean.
         """
         return rate(W, gradient, self.tau_weights, span * self.weight_decay, share)
 
     def feedback_rate(
         self, psi: Tensor, gradient: Tensor, share: float, span: float = 1.0
     ) -> Tensor:
-        """dψ/dt, likewise, with (∂𝓛/∂W)ᵀ for the gradient (Eq. 3)."""
+        """dψ/dt or Δψ, likewise, with (∂𝓛/∂W)ᵀ as the gradient (Eq. 3)."""
         return rate(psi, gradient, self.tau_feedback, span * self.feedback_decay, share)
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ class Plasticity:
 
 
 def check_is_plasticity(plasticity: object) -> None:
-    """Raise InputError unless it has the surface of one."""
+    """Raise InputError unless it has the interface of a ``Plasticity``."""
     if isinstance(plasticity, type) or not hasattr(plasticity, "weight_rate"):
         raise InputError(
             f"plasticity must be a Plasticity, got {plasticity!r}; pass Plasticity(1000.0)"
@@ -115,7 +116,8 @@ def check_window_within(window: tuple[float, float], end: float) -> None:
 def rate(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 1.0) -> Tensor:
     """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time).
 
-    ∂𝓛/∂W is ``share`` times the gradient, in one pass over it: weights are large.
+    ∂𝓛/∂W is ``share`` times the gradient.
     """
+    # One pass over the gradient, and one over W only with decay: weights are large.
     found = gradient * (-share / tau)
     return found.add_(W, alpha=-decay / tau) if decay else found

@@ -25,14 +25,14 @@ class Rule:
     """
 
     feedback: Feedback = "transpose"
-    """Weights that send activity back: Wᵀ, or ψ (Eq. 3) learned or random and fixed."""
+    """Feedback weights: Wᵀ, or ψ that is learned (Eq. 3) or random and fixed."""
 
     relaxation_derivative: Derivative = "frozen"
-    """Where f′ in Eq. 1 is taken: at the forward pass, at the current x_l (a = x_l Wᵀ + b),
-    at the current x_{l+1}, or nowhere (f′ = 1, Eq. 4)."""
+    """Where f′ in Eq. 1 is taken: at the forward pass, at the current x_l (a = x_l Wᵀ + b) or at
+    the current x_{l+1}; or dropped, f′ = 1 (Eq. 4)."""
 
     update_derivative: Derivative = "frozen"
-    """Where f′ in the weight update (Eq. 2) is taken; the same four."""
+    """Where f′ in the weight update (Eq. 2) is taken; the same four choices."""
 
     update_activity: Activity = "frozen"
     """Presynaptic factor of the weight update: x̄_l, the relaxing x_l, or its decaying trace z_l."""
@@ -56,12 +56,12 @@ class Rule:
 def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -> dict[str, Rule]:
     """One Rule per block, from one for all or from {name pattern: Rule}.
 
-    Patterns are shell patterns ("fc*"); the first that matches a block counts, and a block that
-    none matches keeps the default. Output and initial state belong to the whole network.
+    Patterns are shell patterns ("fc*"). A block takes the Rule of the first pattern that matches
+    it, or the default Rule if none does. Output and initial state must be the same for all blocks.
 
     Raises:
-        InputError: a pattern that matches no block or is never reached, or rules that disagree on
-            output or initial.
+        InputError: a pattern that matches no block or only blocks matched by earlier patterns, or
+            rules that differ in output or initial state.
     """
     patterns: Mapping[str, Rule] = {"*": rule} if isinstance(rule, Rule) else rule
     if not isinstance(patterns, Mapping) or not all(isinstance(r, Rule) for r in patterns.values()):
@@ -75,7 +75,7 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
     for pattern in patterns:
         if pattern not in matches.values():
             raise InputError(
-                f"rule pattern {pattern!r} is never reached, as those before it match all of its "
+                f"rule pattern {pattern!r} has no effect, as earlier patterns match all of its "
                 f"blocks; put it before them"
             )
     rules = {
@@ -85,7 +85,7 @@ def rule_of_each_block(rule: Rule | Mapping[str, Rule], blocks: Sequence[str]) -
     for name in ("output", "initial"):
         if len({getattr(each, name) for each in rules.values()}) > 1:
             raise InputError(
-                f"rules of different blocks disagree on {name!r}, which belongs to the whole "
+                f"rules of different blocks disagree on {name!r}, which applies to the whole "
                 f"network; give every rule the same {name}, and add a '*' pattern for the rest"
             )
     return rules
@@ -100,14 +100,14 @@ _DEFAULT = Rule()
 
 
 def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> None:
-    """Raise InputError for a Rule that could change nothing in the blocks it is for."""
+    """Raise InputError for a Rule that has no effect on the blocks that it applies to."""
     if isinstance(rule, Rule):
         in_layers = replace(rule, output="relaxed", initial="feedforward") != Rule()
         if in_layers and not any(each.layer.weight is not None for each in network.blocks):
             raise InputError(
-                f"{rule} is for layers, but ardyn sees none that has a local rule: TorchScript, "
+                f"{rule} needs layers with a local rule, but ardyn finds none, as TorchScript, "
                 f"torch.vmap, autograd.grad within forward and computed weights hide them; use "
-                f"Rule(), or write the layers out"
+                f"Rule(), or call the layers directly"
             )
         return
     for pattern, its_rule in rule.items():
@@ -119,22 +119,22 @@ def check_rules_matter(network: Network, rule: Rule | Mapping[str, Rule]) -> Non
         if its_rule.feedback != "transpose" and not has_weights:
             useless.append(("feedback weights", "a fully connected layer or a convolution"))
         if derivatives != {"frozen"} and not has_slopes:
-            useless.append(("a derivative", "an elementwise activation that ardyn knows"))
+            useless.append(("a derivative", "a supported elementwise activation"))
         for what, without in useless:
             raise InputError(
-                f"the rule for {pattern!r} asks for {what}, but none of its blocks "
+                f"the rule for {pattern!r} sets {what}, but none of its blocks "
                 f"({', '.join(each.name for each in blocks)}) is or has {without}; drop it there"
             )
 
 
 def check_tau_trace(tau_trace: float | None, rules: Iterable[Rule]) -> None:
-    """Raise InputError unless τ_z is there exactly where a Rule remembers activities."""
+    """Raise InputError unless τ_z is given exactly where a Rule uses activity traces."""
     if any(each.update_activity == "trace" for each in rules):
         if tau_trace is None:
             raise InputError("update_activity='trace' needs tau_trace; pass one such as 10.0")
         check_time_constant("tau_trace", tau_trace)
     elif tau_trace is not None:
         raise InputError(
-            f"tau_trace = {tau_trace} was passed, but no Rule remembers activities; drop it, or "
+            f"tau_trace = {tau_trace} was passed, but no Rule uses activity traces; drop it, or "
             f"use Rule(update_activity='trace')"
         )

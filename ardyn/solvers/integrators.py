@@ -1,4 +1,4 @@
-"""torchdiffeq's integrators, each under its own name: adaptive steps, or one fixed step."""
+"""torchdiffeq's integrators by their own names, with adaptive steps or one fixed step."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 from torchdiffeq._impl.fixed_adams import AdamsBashforth, AdamsBashforthMoulton
-from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdiffeq keeps
+from torchdiffeq._impl.odeint import SOLVERS  # torchdiffeq has no public list of its methods
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ardyn.errors import InputError, check_choice, check_positive
@@ -22,9 +22,9 @@ from ardyn.solvers.system import Separable, Solution, Stop, System, grid
 from ardyn.solvers.tableaux import tableau_of
 
 FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
-"""Methods of one constant step that the installed torchdiffeq has."""
+"""Methods of constant step in the installed torchdiffeq."""
 ADAPTIVE_METHODS = tuple(name for name in SOLVERS if name not in FIXED_METHODS)
-"""Methods that choose their own steps."""
+"""Methods with adaptive steps."""
 
 
 Engine = Literal["ardyn", "torchdiffeq"]
@@ -34,21 +34,21 @@ _CONTROLS = frozenset(each.name for each in fields(Control)) - {"rtol", "atol"}
 
 @dataclass(frozen=True)
 class Adaptive:
-    """A torchdiffeq method that chooses its own steps.
+    """A torchdiffeq method with adaptive steps.
 
     torchdiffeq treats the batch as one system: one step size and one error norm for all samples,
-    so that a sample's numbers depend, within the tolerances, on its companions. ``per_sample``
-    solves each sample alone instead, at the cost of one solve per sample.
+    so that a sample's solution depends, within the tolerances, on the rest of its batch.
+    ``per_sample`` solves each sample separately instead, at the cost of one solve per sample.
 
-    The last recorded time ends a step, so that the final state is as good as the tolerances; those
-    before it are read off torchdiffeq's polynomial of order 4 within each step.
+    A step ends at the last recorded time, so that the final state has the accuracy of the method;
+    states at earlier times are interpolated within steps, by torchdiffeq's polynomial of order 4.
 
     Args:
         method: one of ``ADAPTIVE_METHODS``.
         rtol: relative error allowed per step.
         atol: absolute error allowed per step, in the activities' units.
         per_sample: solve the samples one by one.
-        options: the method's own, such as ``{"first_step": 0.1}``.
+        options: options of the method, such as ``{"first_step": 0.1}``.
         engine: what takes the steps: "ardyn", or "torchdiffeq", whose steps are the same; it
             always takes those of methods that are not explicit Runge–Kutta methods.
 
@@ -91,11 +91,11 @@ class Adaptive:
         )
 
     def check(self, system: System, stop: Stop | None = None) -> None:
-        """Raise InputError for a tolerance, samples or a stop that this method cannot serve."""
+        """Raise InputError for a tolerance, ``per_sample`` or a stop that cannot be used here."""
         check_tolerance(self.rtol, system.initial().tensors()[0].dtype)
         if self.per_sample and not isinstance(system, Separable):
             raise InputError(
-                "samples that move the same weights cannot be solved alone; drop per_sample"
+                "samples that change the same weights cannot be solved separately; drop per_sample"
             )
         if stop is not None and not _takes_callbacks(self.method):
             raise InputError(
@@ -121,12 +121,13 @@ class Fixed:
 
     The last step is shortened to end at the last recorded time; between grid points a recorded
     state is interpolated linearly. The Adams methods run at order 4 unless ``options`` sets
-    another ``max_order``: torchdiffeq's own default, 12, is unstable at any useful step.
+    another ``max_order``: torchdiffeq's default, 12, is stable only for h/τ below 0.006 (explicit)
+    or 0.09 (implicit).
 
     Args:
         method: one of ``FIXED_METHODS``; "euler" is Algorithm 1 of the paper.
         step: h, in units of time.
-        options: the method's own.
+        options: options of the method.
         engine: as for ``Adaptive``.
 
     Raises:
@@ -147,7 +148,7 @@ class Fixed:
         check_positive("the step", self.step, such_as=0.1)
         for name in ("step_size", "grid_constructor", "interp"):
             if name in self.options:
-                raise InputError(f"option {name!r} is ardyn's to set; use step={self.step:g} alone")
+                raise InputError(f"option {name!r} is set by ardyn; use step={self.step:g} instead")
         _check_options(self.method, self.options)
         check_choice("engine", self.engine, get_args(Engine))
 
@@ -167,7 +168,7 @@ class Fixed:
 
     @property
     def name(self) -> str:
-        """In messages."""
+        """Name of the method in messages."""
         return f"'{self.method}'"
 
     @property
@@ -175,40 +176,48 @@ class Fixed:
         kind = SOLVERS[self.method]
         if not issubclass(kind, AdamsBashforthMoulton):
             return dict(self.options)
-        # torchdiffeq counts the corrector in max_order, which the explicit kind does not have.
+        # max_order − 1 known values of f are used: the explicit method has that order, and the
+        # corrector of the implicit one, which also uses the new f, one more: 4 for both here.
         return {"max_order": 5 if issubclass(kind, AdamsBashforth) else 4} | dict(self.options)
 
     def _grid(self, f: object, y0: object, t: Tensor) -> Tensor:
         return grid(float(t[-1]), self.step).to(t)
 
     def step_matrix(self, rate: Tensor, step: float) -> Tensor:
-        """R(hM): what one step does to dy/dt = M y, R being the stability polynomial.
+        """R(hM), by which one step multiplies y of dy/dt = M y; R is the stability polynomial.
 
-        Taken from torchdiffeq itself, by one step from the identity matrix; M is [n, n].
+        Computed by torchdiffeq itself, as one step from the identity matrix; M is [n, n].
         """
         return _run_linear(self.method, self._own_options, rate, step, steps=1)
 
     @functools.cached_property
     def is_one_step(self) -> bool:
-        """Whether a step depends on the last state alone: then 12 steps are R(hM)¹²."""
+        """Whether a step depends on the last state alone: then n steps multiply by R(hM)ⁿ."""
+        # An Adams method takes Runge–Kutta steps until it has three values of f, so that one or two
+        # steps would not tell it from rk4, to which a max_order below 4 does reduce it.
         rate, step, steps = -torch.ones(1, 1, dtype=torch.float64), 0.3, 12
-        at_once = _run_linear(self.method, self._own_options, rate, step, steps)
-        return bool(torch.isclose(at_once, self.step_matrix(rate, step) ** steps, rtol=1e-9))
+        solved = _run_linear(self.method, self._own_options, rate, step, steps)
+        return bool(torch.isclose(solved, self.step_matrix(rate, step) ** steps, rtol=1e-9))
 
     def growth(self, step_over_tau: float) -> float:
-        """|R(−h/τ)|: the factor by which a step multiplies a decaying activity.
+        """|R(−h/τ)|: the factor by which one step multiplies |x| of the leak dx/dt = −x/τ.
 
-        That of a multistep method is the mean one over many steps.
+        For a multistep method the mean factor of many steps, which tends to the largest |ζ| with
+        ρ(ζ) + (h/τ) σ(ζ) = 0 (Hairer and Wanner, Solving Ordinary Differential Equations II,
+        Sec. V.1).
         """
         if self.is_one_step:
             rate = -torch.ones(1, 1, dtype=torch.float64)
             return float(self.step_matrix(rate, step_over_tau).abs().nan_to_num(math.inf))
-        # Late, when whichever root of the scheme is the largest has outgrown the others.
+        # Measured rather than computed from ρ and σ, as torchdiffeq solves the implicit equation
+        # only to a tolerance, by at most four iterations. After 100 steps the largest root
+        # dominates, whatever the starting values.
         first, last = (self._size_after(steps, step_over_tau) for steps in (100, 200))
         return math.inf if math.isinf(last) else (last / first) ** 0.01
 
     def _size_after(self, steps: int, step_over_tau: float) -> float:
         """|y| of dy/dt = −y/τ after that many steps, the largest of the last ten."""
+        # Ten, as a complex pair of roots oscillates, and a single |y| may be close to a zero.
         nodes = step_over_tau * torch.arange(steps + 1, dtype=torch.float64)
         one = torch.ones(1, dtype=torch.float64)
         y = _odeint(lambda t, y: -y, one, nodes, self.method, self._own_options)
@@ -223,12 +232,13 @@ def _integrate(
     options: dict[str, Any],
     **tolerances: float,
 ) -> Solution:
-    """One call of torchdiffeq from t = 0, with its failures told in ardyn's words."""
+    """One call of torchdiffeq from t = 0; its failures become DivergenceErrors of ardyn."""
     monitor = StepMonitor(system, stop, method)
     monitored: Callable[..., Any] = monitor
     if not _takes_callbacks(method):
         monitored = monitor.__call__  # torchdiffeq warns of callbacks that a method would ignore
     initial = monitor.names.tensors()
+    # torchdiffeq takes the first time as that of the initial state.
     from_zero = times if times[0] == 0 else torch.cat([times.new_zeros(1), times])
     from_zero = from_zero.to(initial[0].device)
     try:
@@ -236,6 +246,7 @@ def _integrate(
     except AssertionError as error:
         raise monitor.stuck(str(error)) from error
     record = monitor.names.with_tensors([x[-len(times) :] for x in solution])
+    # SciPy's solve_ivp returns fewer times where it fails, and torchdiffeq does not check for it.
     if len(solution[0]) != len(from_zero) or not all(x.isfinite().all() for x in record.tensors()):
         raise monitor.divergence(record, f"after {monitor.clock(monitor.last_time)}")
     if _takes_callbacks(method):
@@ -244,12 +255,12 @@ def _integrate(
 
 
 def _takes_callbacks(method: str) -> bool:
-    """Whether torchdiffeq itself takes the steps, rather than handing the system to SciPy."""
+    """Whether torchdiffeq takes the steps itself, rather than SciPy."""
     return "callback_step" in SOLVERS[method].valid_callbacks()
 
 
 def _odeint(f: Any, y0: Any, t: Tensor, method: str, options: Any, **tolerances: float) -> Any:
-    """``torchdiffeq.odeint``, without its word on corrector iterations at every Adams step."""
+    """``torchdiffeq.odeint``, without the warning that Adams' corrector iterations raise."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Functional iteration did not converge")
         return torchdiffeq.odeint(f, y0, t, method=method, options=dict(options), **tolerances)
@@ -266,7 +277,7 @@ def _run_linear(
 
 
 def _check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Try the options on a scalar equation: torchdiffeq only warns of names it doesn't know."""
+    """Try the options on a scalar equation, as torchdiffeq only warns of unknown names."""
     if not options:
         return
     y, t = (torch.ones(1, dtype=torch.float64),), torch.tensor([0.0, 0.01], dtype=torch.float64)
@@ -279,6 +290,6 @@ def _check_options(method: str, options: Mapping[str, Any]) -> None:
             )
     except Exception as error:
         raise InputError(
-            f"'{method}' refuses the options {dict(options)!r} ({error}); see torchdiffeq's list "
-            f"of options for this method"
+            f"'{method}' does not accept the options {dict(options)!r} ({error}); see the list of "
+            f"its options in torchdiffeq's documentation"
         ) from error

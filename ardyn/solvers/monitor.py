@@ -1,4 +1,4 @@
-"""What is monitored of a solver's steps: divergence, steady states, the number of evaluations."""
+"""Monitoring of a solver's steps: divergence, steady states, the number of evaluations."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from ardyn.state import State
 class SteadyState:
     """Stop once ‖dx/dt‖ ≤ tolerance · ‖x‖ for every unit of every sample, or at the last time.
 
-    Checked at the start of each step, at the cost of one evaluation; from then on the state is
-    held. Samples are checked one by one, so that a slow one cannot hide behind the rest; where
-    units have no batch size in common, all samples as one.
+    Checked at the start of each step, at the cost of one evaluation; once steady, the state is kept
+    constant. The norms are those of each sample, so that every one of them has to be steady; where
+    units differ in their batch sizes, norms are taken over the whole batch.
 
     Args:
         tolerance: relative rate, in 1/time.
@@ -45,7 +45,8 @@ def _norm(x: Tensor, samples: int) -> Tensor:
 class StepMonitor:
     """The right-hand side, instrumented.
 
-    Counts evaluations, checks at each step that the state is finite, and holds a steady state.
+    Counts evaluations, checks at each step that the state is finite, and keeps a steady state
+    constant.
     """
 
     def __init__(self, system: System, stop: Stop | None, method: str) -> None:
@@ -71,7 +72,7 @@ class StepMonitor:
     def callback_step(
         self, t: Tensor | float, tensors: tuple[Tensor, ...], dt: object = None
     ) -> None:
-        """Called at the start of each step; torchdiffeq knows it by this name."""
+        """Called at the start of each step; torchdiffeq looks for a method of this name."""
         if not math.isfinite(float(sum(x.sum() for x in tensors))):
             raise self.divergence(self.names.with_tensors(tensors), f"by {self.clock(float(t))}")
         self.last_time, self.last_state = float(t), self.names.with_tensors(tensors)
@@ -96,16 +97,16 @@ class StepMonitor:
             raise self.divergence(state, f"by {self.clock(t)}")
 
     def clock(self, t: float) -> str:
-        """A solver's time in the time of the relaxation."""
+        """A solver's time, converted to the time of the relaxation."""
         return f"t = {self.system.since + t:.4g}"
 
     def stuck(self, reason: str) -> DivergenceError:
-        """The error for an adaptive method that cannot go on: when, and the largest rate."""
+        """The error for an adaptive method that fails: at what time, and what changes fastest."""
         rate = self.system(self.last_time, self.last_state).named()
         fastest = {name: float(dx.abs().max().nan_to_num(math.inf)) for name, dx in rate.items()}
         name = max(fastest, key=lambda each: fastest[each])
         dtype = str(rate[name].dtype).removeprefix("torch.")
-        limit = f"no step that {dtype} resolves keeps the tolerances"
+        limit = f"the step that the tolerances need is below the resolution of {dtype}"
         if "max_num_steps" in reason:
             limit = "it took max_num_steps between two recorded times"
         return DivergenceError(
@@ -114,21 +115,21 @@ class StepMonitor:
         )
 
     def divergence(self, state: State, when: str) -> DivergenceError:
-        """The error that says when and where a solution was lost."""
+        """The error for a solution that is no longer finite: at what time, and in which unit."""
         for unit, x in state.activity.items():
             bad = ~torch.isfinite(x)
             if bad.any():
                 axis = x.ndim - self.names.activity[unit].ndim
                 of = f" of sample {int(bad.nonzero()[0, axis])}" if axis < x.ndim else ""
                 return DivergenceError(
-                    f"the relaxation left the finite numbers {when}, first seen in unit '{unit}'"
+                    f"the relaxation became non-finite {when}, first seen in unit '{unit}'"
                     f"{of}; use a shorter step, or an adaptive method"
                 )
         for name, x in state.named().items():
             if not torch.isfinite(x).all():
                 return DivergenceError(
-                    f"{name} left the finite numbers {when}; use a shorter step, an adaptive "
-                    f"method, or a longer time constant"
+                    f"{name} became non-finite {when}; use a shorter step, an adaptive method, or "
+                    f"a longer time constant"
                 )
         return DivergenceError(
             f"the relaxation overflowed {when}; scale the inputs, the weights or the loss down"

@@ -1,4 +1,4 @@
-"""Steps and tolerances that cannot work, refused before any work."""
+"""Checks of steps and tolerances before integration: stability, and the precision of the type."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,24 +12,30 @@ from ardyn.errors import InputError
 
 
 class Stepped(Protocol):
-    """A scheme of constant step."""
+    """A scheme of constant step h."""
 
     @property
     def step(self) -> float:
         """h, in units of time."""
 
     def growth(self, step_over_tau: float) -> float:
-        """The factor by which a step multiplies a decaying activity."""
+        """The factor by which one step multiplies |x| of the leak dx/dt = −x/τ."""
 
     def __hash__(self) -> int:
-        """So that what was found of it is kept."""
+        """Needed to cache the growth."""
 
 
 def check_stable(scheme: Stepped, time_constants: Mapping[str, float]) -> None:
-    """Raise InputError for a step at which the leak −x/τ alone would already grow."""
+    """Raise InputError for a step with which the leak dx/dt = −x/τ alone grows.
+
+    Linear stability analysis, of the shortest τ (Hairer and Wanner, Solving Ordinary Differential
+    Equations II, Sec. IV.2 for Runge–Kutta and V.1 for multistep methods).
+    """
+    # The coupling is nilpotent, so that a linear system has the eigenvalues −1/τ of its leaks.
+    # A nonlinear rule has others; if it diverges, StepMonitor raises the error.
     unit, shortest = min(time_constants.items(), key=lambda item: item[1])
     ratio = scheme.step / shortest
-    if ratio < 1e-9:  # so short that rounding hides the decay; the number of steps is checked
+    if ratio < 1e-9:  # stable, but the factor may round to 1; grid() limits the number of steps
         return
     if _growth(scheme, min(ratio, 1e6)) >= 1:
         bound, name = _stability_bound(scheme, ratio), getattr(scheme, "name", scheme)
@@ -41,7 +47,10 @@ def check_stable(scheme: Stepped, time_constants: Mapping[str, float]) -> None:
 
 
 def check_tolerance(rtol: float, dtype: torch.dtype) -> None:
-    """Raise InputError for a tolerance that only endless steps would reach in this type."""
+    """Raise InputError for a relative tolerance below the precision of this type.
+
+    Error estimates are rounding there, and an adaptive method would shorten its steps without end.
+    """
     finest = torch.finfo(dtype).eps
     if rtol < finest:
         raise InputError(
@@ -56,11 +65,9 @@ def _growth(scheme: Stepped, ratio: float) -> float:
 
 
 def _stability_bound(scheme: Stepped, ratio: float) -> float:
-    """The smallest h/τ up to ``ratio`` at which a step no longer shrinks an activity.
-
-    A stability polynomial may come back below 1 at larger steps, so the first crossing is sought
-    on a scan and then refined; beyond h/τ = 20 every explicit method of torchdiffeq is unstable.
-    """
+    """The smallest h/τ up to ``ratio`` at which one step no longer reduces an activity."""
+    # |R(−z)| may fall below 1 again at a larger z: the first crossing is bracketed on a grid before
+    # it is refined. torchdiffeq's methods are all unstable from z = 3 on, well inside the grid.
     scan = np.concatenate([np.linspace(0, min(ratio, 20), 100)[1:], [min(ratio, 1e6)]])
     first = next(i for i, z in enumerate(scan) if scheme.growth(float(z)) >= 1)
     below = scan[first - 1] if first else 1e-9

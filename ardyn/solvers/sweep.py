@@ -16,7 +16,7 @@ from ardyn.state import State
 
 @dataclass(frozen=True)
 class Sweep:
-    """The authors' scheme: sweeps from the top, each unit seeing the updated one above it.
+    """The authors' scheme: sweeps from the output down, each unit driven by the updated one above.
 
     x^l ← x^l + (h/τ_l) (−x^l + pull_l(x^{l+1} just updated)).
 
@@ -26,13 +26,13 @@ class Sweep:
 
     step: float = 0.1
     name: ClassVar[str] = "the sweep"
-    """In messages."""
+    """Name of the scheme in messages."""
 
     def __post_init__(self) -> None:
         check_positive("the step", self.step, such_as=0.1)
 
     def check(self, system: System, stop: Stop | None = None) -> None:
-        """Raise InputError for a system without layers, or a step that is unstable."""
+        """Raise InputError for a system that cannot be swept, or a step that is unstable."""
         if not isinstance(system, Layered):
             raise InputError(
                 f"{self} needs a system that can be swept unit by unit, got "
@@ -43,7 +43,8 @@ class Sweep:
     def step_matrix(self, M: Tensor, step: float) -> Tensor:
         """(I − U)⁻¹ D with D = diag(1 + h M_ll), U = h M_{l,l+1}: one sweep of dy/dt = M y.
 
-        M is upper bidiagonal, so that each unit sees the updated one above it.
+        This is y_new = D y + U y_new, as M is upper bidiagonal and each unit reads the updated one
+        above it.
         """
         one = torch.eye(len(M), dtype=M.dtype)
         D, U = one + step * M.diag().diag(), step * M.triu(1)
@@ -51,7 +52,7 @@ class Sweep:
         return swept
 
     def growth(self, step_over_tau: float) -> float:
-        """|1 − h/τ|: the factor by which one sweep multiplies a decaying activity."""
+        """|1 − h/τ|: the factor by which one sweep multiplies |x| of the leak dx/dt = −x/τ."""
         return abs(1 - step_over_tau)
 
     def solve(self, system: Layered, times: Tensor, stop: Stop | None = None) -> Solution:
@@ -75,6 +76,6 @@ class Sweep:
 
 
 def _write(record: State, i: int, before: State, after: State, share: float) -> None:
-    """Record number ``i`` lies between two states."""
+    """Write record ``i``, the state that lies at ``share`` between two states."""
     for kept, x, y in zip(record.tensors(), before.tensors(), after.tensors(), strict=True):
         torch.lerp(x, y, share, out=kept[i])

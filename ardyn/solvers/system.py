@@ -1,4 +1,4 @@
-"""What every solver shares: the system it solves, its surface, recorded times and the step grid."""
+"""Shared by all solvers: the system and solver interfaces, recorded times and the step grid."""
 
 import itertools
 import math
@@ -12,21 +12,21 @@ from torch import Tensor
 from ardyn.errors import InputError
 from ardyn.state import State
 
-MOST_STEPS = 1e7
-"""Steps that a fixed-step solver takes at most: more come of a mistake in the step or the times."""
+MAX_STEPS = 1e7
+"""Maximum number of fixed steps; more suggest an error in the step or in the times."""
 
 
 class System(Protocol):
-    """What a solver needs of the dynamics."""
+    """The interface of the dynamics that a solver uses."""
 
     @property
     def since(self) -> float:
-        """When it starts, for error messages; a solver's own time begins at 0."""
+        """The time at which it starts, for error messages; a solver's own time begins at 0."""
         ...
 
     @property
     def time_constants(self) -> Mapping[str, float]:
-        """τ of every leak, by the name of what leaks: they bound the step of an explicit method."""
+        """τ of every leak, by name; the shortest bounds the step of an explicit method."""
         ...
 
     def initial(self) -> State: ...
@@ -35,14 +35,14 @@ class System(Protocol):
 
 @runtime_checkable
 class Layered(System, Protocol):
-    """What Sweep needs besides: one pass through the units, one after another."""
+    """What Sweep also needs: one update of all units in sequence, from the output down."""
 
     def sweep(self, state: State, step: float) -> State: ...
 
 
 @runtime_checkable
 class Separable(System, Protocol):
-    """What an adaptive method needs to solve the samples one by one."""
+    """What an adaptive method needs to solve the samples one by one: a system of some of them."""
 
     def samples(self, which: slice) -> System: ...
 
@@ -56,7 +56,7 @@ class InPlace(System, Protocol):
 
 
 class Stop(Protocol):
-    """When a solver may stop stepping and hold the state, such as ``SteadyState``."""
+    """A condition after which a solver keeps the state constant, such as ``SteadyState``."""
 
     def is_reached(self, state: State, rate: State) -> Tensor: ...
 
@@ -68,51 +68,51 @@ class Solution:
     record: State
     """The state at the recorded times, each tensor [time, batch, …]."""
     evaluations: int = 0
-    """Evaluations of the right-hand side (sweeps, for Sweep; none for a closed form)."""
+    """Evaluations of the right-hand side (for Sweep the sweeps, for a closed form 0)."""
     steady_at: Tensor | None = None
-    """Time at which each sample was first found steady, NaN where it never was, [batch]; None
-    where no stopping was asked for."""
+    """Time from which each sample was steady, NaN where it never was, [batch]; None without a stop
+    condition."""
     is_exact: bool = False
-    """Whether it is the closed form of the ODE, for which convergence times are roots."""
+    """Whether it is the closed form of the ODE, which gives convergence times as roots."""
 
 
 class Solver(Protocol):
-    """What solves a System; a class of your own with these two methods works as well.
+    """The interface of a solver; a class of your own with these two methods works as well.
 
-    A scheme of one step h that also has ``step``, ``step_matrix(M, h)``, what a step does to
-    dy/dt = M y, and ``growth(h/τ)``, the factor by which a step multiplies a decaying activity,
-    can be given to ``ClosedForm``.
+    ``ClosedForm`` also takes a one-step scheme that has ``step``, h; ``step_matrix(M, h)``, the
+    matrix by which one step multiplies y of dy/dt = M y; and ``growth(h/τ)``, the factor by which
+    one step multiplies |x| of the leak dx/dt = −x/τ.
     """
 
     def check(self, system: Any, stop: Stop | None = None) -> None:
-        """Raise InputError if this system cannot be solved so; does no work."""
+        """Raise InputError if this system cannot be solved this way; does not integrate."""
 
     def solve(self, system: Any, times: Tensor, stop: Stop | None = None) -> Solution:
         """Solve from t = 0, and record the state at ``times``, [time], float64, increasing."""
 
 
 def check_is_solver(solver: object) -> None:
-    """Raise InputError unless it has the surface of a ``Solver``."""
+    """Raise InputError unless it has the interface of a ``Solver``."""
     if isinstance(solver, type) or not (hasattr(solver, "solve") and hasattr(solver, "check")):
-        raise InputError(f"{solver!r} is no solver; pass one such as Adaptive('dopri5')")
+        raise InputError(f"{solver!r} is not a solver; pass one such as Adaptive('dopri5')")
 
 
 def samples_in(activities: Iterable[Tensor]) -> int:
-    """The batch size that activities have in common; 1 if there is none."""
+    """The batch size of the activities; 1 if they differ in it."""
     sizes = {len(x) if x.ndim else 1 for x in activities}
     return sizes.pop() if len(sizes) == 1 else 1
 
 
 def grid(end: float, step: float) -> Tensor:
-    """0, h, 2h, … up to ``end``, which closes the grid, with a shorter last step if need be.
+    """0, h, 2h, …, ``end``, float64; the last step is shorter where ``end`` is no multiple of h.
 
     Raises:
-        InputError: more than ``MOST_STEPS`` of them.
+        InputError: more than ``MAX_STEPS`` steps.
     """
-    if end / step > MOST_STEPS:
+    if end / step > MAX_STEPS:
         raise InputError(
-            f"relaxing to t = {end:g} takes {end / step:.2g} steps of {step:g}, and {MOST_STEPS:g} "
-            f"are the most; use a longer step, or ClosedForm()"
+            f"relaxing to t = {end:g} takes {end / step:.2g} steps of {step:g}, more than the "
+            f"maximum of {MAX_STEPS:g}; use a longer step, or ClosedForm()"
         )
     whole = math.floor(end / step * (1 + 1e-12) + 1e-9)
     nodes = step * torch.arange(whole + 1, dtype=torch.float64)
@@ -136,9 +136,9 @@ def as_times(times: Sequence[float] | Tensor) -> Tensor:
         raise InputError("times are empty; pass at least one, such as [10.0]")
     for each in t:
         if not math.isfinite(each):
-            raise InputError(f"times must be finite, got {each}; drop it")
+            raise InputError(f"times must be finite, got {each}; remove it")
     if t[0] < 0:
-        raise InputError(f"times start at {t[0]}, before the relaxation does; begin at 0")
+        raise InputError(f"times must not be negative, got {t[0]}; begin at 0")
     for before, after in itertools.pairwise(t):
         if before >= after:
             raise InputError(f"times must increase, but {after} follows {before}; sort them")

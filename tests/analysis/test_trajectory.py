@@ -234,7 +234,7 @@ def test_the_dataset_holds_the_numbers():
 @pytest.mark.parametrize("place", ["nowhere/traj.nc", "folder"])
 def test_a_failed_save_leaves_no_file(place, tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=f"cannot write .*{place}.*choose another place"):
+    with pytest.raises(InputError, match=f"cannot write .*{place}.*choose another path"):
         full().save(tmp_path / place)
     assert [each.name for each in tmp_path.rglob("*")] == ["folder"]
 

@@ -290,10 +290,10 @@ def test_a_pattern_that_matches_no_block_is_refused():
         (
             {"flat*": Rule(feedback="fixed")},
             "operation",
-            r"'flat\*' asks for feedback weights.*\(flatten\)",
+            r"'flat\*' sets feedback weights.*\(flatten\)",
         ),
-        ({"fc3": Rule(update_derivative="dropped")}, "block", r"'fc3' asks for a der.*\(fc3\)"),
-        ({"*": Rule(), "fc1": Rule(feedback="fixed")}, "block", r"'fc1' is never reached.*before"),
+        ({"fc3": Rule(update_derivative="dropped")}, "block", r"'fc3' sets a der.*\(fc3\)"),
+        ({"*": Rule(), "fc1": Rule(feedback="fixed")}, "block", r"'fc1' has no effect.*before"),
     ],
 )
 def test_a_rule_that_could_change_nothing_is_refused(rule, units, words):

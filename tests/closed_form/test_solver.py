@@ -242,7 +242,7 @@ def test_activity_traces_are_those_of_scipy(tau, initial, tau_trace):
 
 def test_the_trace_of_a_scheme_is_refused():
     sim = problem().relaxation(rule=Rule(update_activity="trace"), tau_trace=1.0)
-    with pytest.raises(InputError, match=r"does not follow the activity trace z; step it with Fix"):
+    with pytest.raises(InputError, match=r"does not include the activity trace z; step it with F"):
         sim.solve([1.0], ClosedForm(Fixed("euler", 0.1)))
 
 

@@ -128,7 +128,7 @@ def test_activities_start_forward_or_at_zero_and_traces_forward(initial):
 def test_only_units_that_a_synapse_reads_are_remembered():
     rules = {"fc3": Rule(update_activity="trace"), "fc1": Rule(update_activity="trace")}
     sim = problem((6, 5, 4, 3, 2)).relaxation(rule=rules, tau_trace=1.0)
-    assert sim.dynamics.remembered == ("fc2",)
+    assert sim.dynamics.traced == ("fc2",)
 
 
 def test_the_trace_decays_towards_the_activity():

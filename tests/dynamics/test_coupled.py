@@ -261,7 +261,7 @@ def test_what_is_recorded_at_once_does_not_change_what_is_found(monkeypatch):
     sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.7, 2.2)))
     times = [0.0, 0.3, 0.9, 1.1, 2.2, 2.7, 3.0]
     whole = sim.solve(times, TIGHT, weights_every=2)
-    monkeypatch.setattr(windows, "AT_ONCE", 1)
+    monkeypatch.setattr(windows, "MAX_RECORDED", 1)
     pieces = sim.solve(times, TIGHT, weights_every=2)
     assert_same(states(pieces), states(whole), 1e-9)
     assert whole.learned is not None
@@ -382,11 +382,11 @@ def test_bad_plasticity_is_refused(settings, words):
 @pytest.mark.parametrize(
     ("plasticity", "solver", "words"),
     [
-        (Plasticity(5.0), ClosedForm(), "'exact'.*weights that stand still.*not linear.*dopri5"),
+        (Plasticity(5.0), ClosedForm(), "'exact'.*constant weights.*not linear.*dopri5"),
         (Plasticity(0.05), Fixed("euler", 0.1), "step of 0.1 is longer than the weights' time"),
-        (Plasticity(5.0, tau_feedback=9.0), TIGHT, "tau_feedback = 9 means nothing where no feed"),
-        (Plasticity(weight_decay=0.1), TIGHT, "weight_decay = 0.1 means nothing to weights that"),
-        (Plasticity(5.0, feedback_decay=0.1), TIGHT, "feedback_decay = 0.1 means nothing to feed"),
+        (Plasticity(5.0, tau_feedback=9.0), TIGHT, "tau_feedback = 9 has no effect where no feed"),
+        (Plasticity(weight_decay=0.1), TIGHT, "weight_decay = 0.1 has no effect on weights"),
+        (Plasticity(5.0, feedback_decay=0.1), TIGHT, "feedback_decay = 0.1 has no effect on feed"),
         (5.0, TIGHT, "plasticity must be a Plasticity, got 5.0"),
         (Plasticity(5.0, window=(3.0, math.inf)), TIGHT, r"window of plasticity 3 … inf must lie"),
         (Plasticity(5.0, window=(3.0, 9.0)), TIGHT, r"window of plasticity 3 … 9 must lie in .* 3"),
@@ -432,7 +432,7 @@ def test_what_requires_no_gradient_does_not_move():
 
 def test_what_is_recorded_changes_no_step(monkeypatch):
     sim = problem().relaxation(plasticity=Plasticity(5.0, window=(0.55, 3.0)))
-    monkeypatch.setattr(windows, "AT_ONCE", 1)
+    monkeypatch.setattr(windows, "MAX_RECORDED", 1)
     solver = Fixed("euler", 0.1)
     often = sim.solve([0.03 * k for k in range(1, 101)], solver)
     once = sim.solve([3.0], solver)
@@ -482,7 +482,7 @@ def test_weights_that_stand_still_are_not_recorded():
 
 
 def test_weights_that_move_come_to_no_rest():
-    with pytest.raises(InputError, match="comes to no rest; drop stop"):
+    with pytest.raises(InputError, match="has no steady state; drop stop"):
         problem().relaxation(plasticity=Plasticity(5.0)).solve(
             [3.0], Adaptive("dopri5"), stop=SteadyState()
         )

@@ -1,6 +1,6 @@
 import torch
 
-from ardyn.dynamics.activity import remember
+from ardyn.dynamics.activity import low_pass
 from ardyn.network.activations import Slope, identity, scale
 from ardyn.network.layers import Linear
 from tests.oracles.problems import assert_same, difference, generator
@@ -13,7 +13,7 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
 def test_a_trace_decays_to_the_activity_with_its_time_constant():
     x, z, tau = randn(4, 3, seed=0), randn(4, 3, seed=1), 2.5
     for _ in range(1000):
-        z = z + 0.01 * remember(x, z, tau)
+        z = z + 0.01 * low_pass(x, z, tau)
     decay = (1 - 0.01 / tau) ** 1000
     assert difference(z, x + decay * (randn(4, 3, seed=1) - x)) < 1e-12
 

@@ -163,7 +163,7 @@ def test_a_rule_for_layers_that_nobody_sees_is_refused():
 
     model, x = filled(Mapped()), randn(6, 4)
     ardyn.Relaxation(model, x, NO_TARGET, total)
-    with pytest.raises(ardyn.InputError, match=r"sees none that has a local rule.*torch\.vmap"):
+    with pytest.raises(ardyn.InputError, match=r"needs layers with a local rule.*torch\.vmap"):
         ardyn.Relaxation(model, x, NO_TARGET, total, rule=Rule(update_derivative="dropped"))
 
 

@@ -240,7 +240,7 @@ def test_a_step_or_tolerance_that_is_not_positive_is_refused(kind, name, value):
 
 @pytest.mark.parametrize("solver", [Fixed, Adaptive])
 def test_an_unknown_option_is_refused(solver):
-    with pytest.raises(InputError, match=r"refuses the options.*'stepsize'.*torchdiffeq"):
+    with pytest.raises(InputError, match=r"does not accept the options.*'stepsize'.*torchdiffeq"):
         solver(options={"stepsize": 0.1})
 
 

@@ -59,7 +59,7 @@ def size_of(state: tuple[Tensor, ...]) -> int:
 def test_a_coupled_solve_holds_what_torchdiffeq_needs(solver, times, paper, monkeypatch):
     """Its own peak, besides what is recorded, and a few whole states on the way."""
     sim, state = paper
-    monkeypatch.setattr(windows, "AT_ONCE", 3 * sum(x.numel() for x in state))
+    monkeypatch.setattr(windows, "MAX_RECORDED", 3 * sum(x.numel() for x in state))
     options = {"step_size": 0.25} if isinstance(solver, Fixed) else {}
     with PeakMemory() as bare:
         torchdiffeq.odeint(
@@ -80,7 +80,7 @@ def test_a_coupled_solve_holds_what_torchdiffeq_needs(solver, times, paper, monk
 
 def test_weights_over_time_are_kept_only_where_asked_for(paper, monkeypatch):
     sim, state = paper
-    monkeypatch.setattr(windows, "AT_ONCE", 1)
+    monkeypatch.setattr(windows, "MAX_RECORDED", 1)
     held = []
     for every in (0, 4, 1):
         with PeakMemory() as memory:

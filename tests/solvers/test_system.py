@@ -67,7 +67,7 @@ def test_times_become_a_float64_vector(times):
         ([], "empty; pass at least one"),
         ([1.0, math.nan], "must be finite, got nan"),
         ([1.0, math.inf], "must be finite, got inf"),
-        ([-0.5, 1.0], "start at -0.5, before"),
+        ([-0.5, 1.0], "not be negative, got -0.5"),
         ([0.0, 2.0, 1.0], "must increase, but 1.0 follows 2.0; sort"),
         ([1.0, 1.0], "must increase, but 1.0 follows 1.0"),
         (10.0, r"list of numbers, got 10.0; pass \[10.0\]"),
