@@ -299,6 +299,17 @@ def test_a_closed_form_beyond_the_number_format_says_where():
         overflowing().exact_convergence_time()
 
 
+@pytest.mark.parametrize("times", [[10.0], [1.0, 10.0]])
+def test_infinities_that_inactive_neurons_hide_are_found(times):
+    # relu pulls back exactly zero where it is inactive, whatever arrives from above.
+    case = problem((3, 4, 4, 2), "relu", dtype=torch.float32)
+    with torch.no_grad():
+        case.model.get_parameter("fc2.bias").fill_(-1e3)
+        case.model.get_parameter("fc3.weight").fill_(1e38)
+    with pytest.raises(ardyn.DivergenceError, match=r"exceeds the range.*unit 'fc2'"):
+        case.relaxation().solve(times)
+
+
 def test_a_forward_pass_that_overflows_says_where():
     with pytest.raises(InputError, match="feed-forward pass became non-finite in unit 'fc3'"):
         problem(std=1e200, activation="identity").relaxation()

@@ -246,12 +246,10 @@ class StackedActivities(Mapping[str, Tensor]):
 def check_states(dynamics: Dynamics, kept: Mapping[str, Combination]) -> None:
     """Raise DivergenceError for infinities and NaN."""
     network = dynamics.forward_pass.network
-    if not all(block.layer.is_local for block in network.blocks):
-        level = dict.fromkeys(kept, 1)  # autograd may drop them, as max pooling does: check all
-    else:
-        level = network.level
     # Products with weights and slopes carry infinities and NaN on to the lowest units, so that one
-    # sum there usually replaces one for every unit.
+    # sum there replaces one for every unit; autograd may drop them, as max pooling and relu do.
+    drops = any(not b.layer.is_local or b.activation is torch.relu for b in network.blocks)
+    level = dict.fromkeys(kept, 1) if drops else network.level
     if all(kept[unit].is_finite() for unit in kept if level[unit] == 1):
         return
     unit = next((unit for unit in kept if not kept[unit].is_finite()), "")
