@@ -16,6 +16,7 @@ from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.solvers.monitor import StepMonitor
+from ardyn.solvers.per_sample import adaptive_by_sample
 from ardyn.solvers.stability import check_stable, check_tolerance
 from ardyn.solvers.stepping import Control, adaptive_steps, fixed_steps
 from ardyn.solvers.system import Separable, Solution, Stop, System, grid
@@ -38,7 +39,8 @@ class Adaptive:
 
     torchdiffeq treats the batch as one system: one step size and one error norm for all samples,
     so that a sample's solution depends, within the tolerances, on the rest of its batch.
-    ``per_sample`` solves each sample separately instead, at the cost of one solve per sample.
+    ``per_sample`` gives each sample its own steps and error norm, as if it were solved alone; a
+    stage of all samples is one evaluation.
 
     A step ends at the last recorded time, so that the final state has the accuracy of the method;
     states at earlier times are interpolated within steps, by torchdiffeq's polynomial of order 4.
@@ -47,7 +49,7 @@ class Adaptive:
         method: one of ``ADAPTIVE_METHODS``.
         rtol: relative error allowed per step.
         atol: absolute error allowed per step, in the activities' units.
-        per_sample: solve the samples one by one.
+        per_sample: every sample with its own steps.
         options: options of the method, such as ``{"first_step": 0.1}``.
         engine: what takes the steps: "ardyn", or "torchdiffeq", whose steps are the same; it
             always takes those of methods that are not explicit Runge–Kutta methods.
@@ -76,19 +78,18 @@ class Adaptive:
 
     def solve(self, system: System, times: Tensor, stop: Stop | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
+        # Made also where they are not solved one by one: samples that depend on one another raise.
+        alone = _samples(system) if self.per_sample else []
+        tableau = tableau_of(self.method)
+        if self.engine == "ardyn" and tableau and _CONTROLS.issuperset(self.options):
+            monitor = StepMonitor(system, stop, self.method)
+            control = Control(self.rtol, self.atol, **self.options)
+            run = adaptive_by_sample if self.per_sample else adaptive_steps
+            record = run(monitor, times, tableau, control)
+            return Solution(record, monitor.evaluations, monitor.steady_at)
         if not self.per_sample:
             return self._integrate(system, times, stop)
-        assert isinstance(system, Separable)
-        batch = system.initial().tensors()[0].shape[0]
-        alone = [
-            self._integrate(system.samples(slice(i, i + 1)), times, stop) for i in range(batch)
-        ]
-        records = zip(*(each.record.tensors() for each in alone), strict=True)
-        return Solution(
-            alone[0].record.with_tensors([torch.cat(each, dim=1) for each in records]),
-            sum(each.evaluations for each in alone),
-            None if stop is None else torch.cat([each.steady_at for each in alone]),  # type: ignore[misc]
-        )
+        return _joined([self._integrate(each, times, stop) for each in alone])
 
     def check(self, system: System, stop: Stop | None = None) -> None:
         """Raise InputError for a tolerance, ``per_sample`` or a stop that cannot be used here."""
@@ -104,11 +105,6 @@ class Adaptive:
             )
 
     def _integrate(self, system: System, times: Tensor, stop: Stop | None) -> Solution:
-        monitor, tableau = StepMonitor(system, stop, self.method), tableau_of(self.method)
-        if self.engine == "ardyn" and tableau and _CONTROLS.issuperset(self.options):
-            control = Control(self.rtol, self.atol, **self.options)
-            record = adaptive_steps(monitor, times, tableau, control)
-            return Solution(record, monitor.evaluations, monitor.steady_at)
         options = dict(self.options)
         if _takes_callbacks(self.method):
             options.setdefault("step_t", times[-1:])
@@ -222,6 +218,24 @@ class Fixed:
         one = torch.ones(1, dtype=torch.float64)
         y = _odeint(lambda t, y: -y, one, nodes, self.method, self._own_options)
         return float(y[-10:].abs().max().nan_to_num(math.inf))
+
+
+def _samples(system: System) -> list[System]:
+    """Each sample as a system of its own."""
+    assert isinstance(system, Separable)
+    batch = system.initial().tensors()[0].shape[0]
+    return [system.samples(slice(i, i + 1)) for i in range(batch)]
+
+
+def _joined(alone: list[Solution]) -> Solution:
+    """The solution of a batch from those of its samples."""
+    records = zip(*(each.record.tensors() for each in alone), strict=True)
+    steady = [each.steady_at for each in alone if each.steady_at is not None]
+    return Solution(
+        alone[0].record.with_tensors([torch.cat(each, dim=1) for each in records]),
+        sum(each.evaluations for each in alone),
+        torch.cat(steady) if steady else None,
+    )
 
 
 def _integrate(

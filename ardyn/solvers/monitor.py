@@ -91,9 +91,9 @@ class StepMonitor:
         self.is_held = bool(steady.all())
         return self.is_held
 
-    def check_finite(self, t: float, total: Tensor, state: State) -> None:
+    def check_finite(self, t: float, total: float, state: State) -> None:
         """Raise DivergenceError unless the sum over all numbers of a state is finite."""
-        if not math.isfinite(float(total)):
+        if not math.isfinite(total):
             raise self.divergence(state, f"by {self.clock(t)}")
 
     def clock(self, t: float) -> str:

@@ -86,17 +86,28 @@ class Stages:
         else:
             self.layout.write(system(t, self.state(vector)), self.k[stage])
 
-    def run(self, t: float, step: float) -> None:
-        """All stages after the first, and the end: y(t + h)."""
+    def column(self, steps: list[float]) -> Tensor:
+        """Steps to multiply vectors with: [1], or one for each sample, [batch, 1]."""
+        h = torch.tensor(steps, dtype=torch.float64).to(self.y)
+        return h[:, None] if self.y.ndim > 1 else h
+
+    def run(self, t: float, step: float | Tensor) -> None:
+        """All stages after the first, and the end: y(t + h); h is one, or a column for samples."""
         for i in range(1, len(self.k)):
             self._combine(self._a[i], step)
-            self.evaluate(t + self.tableau.c[i] * step, self.end, i)
+            at = t if isinstance(step, Tensor) else t + self.tableau.c[i] * step
+            self.evaluate(at, self.end, i)
         if not self.tableau.ends_with_solution:
             self._combine(self._b, step)
 
-    def _combine(self, weights: Tensor, step: float) -> None:
+    def _combine(self, weights: Tensor, step: float | Tensor) -> None:
         """end = y + h Σ_i w_i k_i."""
-        torch.addmv(self.y, self._columns[len(weights)], weights, alpha=step, out=self.end)
+        columns = self._columns[len(weights)]
+        if isinstance(step, Tensor):
+            torch.mv(columns, weights, out=self.ratio.view(-1))
+            torch.addcmul(self.y, step, self.ratio, out=self.end)
+        else:
+            torch.addmv(self.y, columns, weights, alpha=step, out=self.end)
 
     def rate(self, t: float) -> State:
         """f(t, y); k_1, unless that is only near it, as the last stage of some adaptive methods."""
@@ -104,22 +115,37 @@ class Stages:
             return self.monitor.system(t, self.state(self.y))
         return self._rates[0] if self.layout.has_views else self.layout.state(self.k[0])
 
-    def error_ratio(self, step: float, rtol: float, atol: float) -> tuple[float, bool]:
-        """‖h Σ_i (b − b̂)_i k_i / (atol + rtol max(|y|, |end|))‖, and whether the end is finite."""
+    def errors(self, rtol: float, atol: float) -> list[list[float]]:
+        """‖Σ_i (b − b̂)_i k_i / (atol + rtol max(|y|, |end|))‖, and the sum of the end.
+
+        Of all, [1] each, or of every sample, [batch] each; times h the error over the tolerance.
+        The sum tells whether the end is finite.
+        """
         torch.abs(self.y, out=self.scale)
         torch.abs(self.end, out=self.ratio)
         torch.maximum(self.scale, self.ratio, out=self.scale).mul_(rtol).add_(atol)
-        torch.mv(self._columns[-1], self._error, out=self.ratio)
+        torch.mv(self._columns[-1], self._error, out=self.ratio.view(-1))
         ratio = self.layout.norm(self.ratio.div_(self.scale))
-        found, total = torch.stack([ratio, self.end.sum()]).tolist()
-        return found * step, math.isfinite(total)
+        found: list[list[float]]
+        found = torch.stack([ratio.reshape(-1), self.end.sum(-1).reshape(-1)]).tolist()
+        return found
+
+    def accept_where(self, accepted: list[bool]) -> None:
+        """The samples whose step was accepted go on from its end."""
+        where = torch.tensor(accepted, device=self.y.device)[:, None]
+        self.y.copy_(torch.where(where, self.end, self.y))
+        self.k[0].copy_(torch.where(where, self.k[-1], self.k[0]))
 
     def accept(self) -> None:
         """The end of this step is where the next one starts."""
         self.y, self.end = self.end, self.y
 
-    def interpolate(self, shares: list[float], step: float, record: Tensor) -> None:
+    def interpolate(
+        self, shares: list[float], step: float, record: Tensor, sample: int | None = None
+    ) -> None:
         """record = y(t + x h) for each x in (0, 1): torchdiffeq's polynomial of order 4.
+
+        Of all, [time, number], or of one sample.
 
         It goes through y, the middle and the end, with the slopes k_1 and k_s; as all of them are
         y + h Σ_i (…)_i k_i, so is every value: all times are one product with the k_i.
@@ -127,7 +153,8 @@ class Stages:
         powers = torch.tensor([[x**n for n in (1, 2, 3, 4)] for x in shares], dtype=torch.float64)
         assert self._quartic is not None
         weights = (powers @ self._quartic).to(self.y)
-        torch.addmm(self.y, weights, self._columns[-1].T, alpha=step, out=record)
+        y, k = (self.y, self.k) if sample is None else (self.y[sample], self.k[:, sample])
+        torch.addmm(y, weights, k, alpha=step, out=record)
 
 
 def _quartic(tableau: Tableau) -> Tensor:
@@ -162,7 +189,7 @@ def fixed_steps(monitor: StepMonitor, times: Tensor, tableau: Tableau, step: flo
         if _is_steady(stages, start):
             break
         stages.run(start, end - start)
-        monitor.check_finite(end, stages.end.sum(), stages.state(stages.end))
+        monitor.check_finite(end, stages.end.sum().item(), stages.state(stages.end))
         while j < len(at) and at[j] <= end:
             torch.lerp(stages.y, stages.end, (at[j] - start) / (end - start), out=record[j])
             j += 1
@@ -186,7 +213,7 @@ def adaptive_steps(
     if at[0] == 0:
         record[0], j = stages.y, 1
     stages.evaluate(t, stages.y, 0)
-    step = control.first_step or _first_step(stages, control)
+    step = control.first_step or first_steps(stages, control)[0]
     while j < len(at) and not _is_steady(stages, t):
         step = control.within(step)
         if t + step <= t or taken >= control.max_num_steps:
@@ -196,10 +223,10 @@ def adaptive_steps(
         step = end - t if end < t + step else step
         stages.run(t, step)
         taken += 1
-        ratio, is_finite = stages.error_ratio(step, control.rtol, control.atol)
+        (error,), (total,) = stages.errors(control.rtol, control.atol)
+        ratio = step * error
         if ratio <= 1 or step <= control.min_step:
-            if not is_finite:
-                raise monitor.divergence(stages.state(stages.end), f"by {monitor.clock(end)}")
+            monitor.check_finite(end, total, stages.state(stages.end))
             first = j
             while j < len(at) and at[j] <= end:
                 j, taken = j + 1, 0
@@ -232,19 +259,29 @@ def _finished(stages: Stages, t: float, record: Tensor, j: int) -> State:
     return stages.layout.state(record)
 
 
-def _first_step(stages: Stages, control: Control) -> float:
-    """A step from the sizes of y, f and its change: Hairer, Nørsett and Wanner, II.4."""
+def first_steps(stages: Stages, control: Control) -> list[float]:
+    """A step from the sizes of y, f and its change: Hairer, Nørsett and Wanner, II.4.
+
+    One, or one for each sample.
+    """
     order, norm, y, k = stages.tableau.order, stages.layout.norm, stages.y, stages.k
     scale = torch.abs(y).mul_(control.rtol).add_(control.atol)
-    size, rate = norm(y / scale).item(), norm(k[0] / scale).item()
-    first = 1e-6 if size < 1e-5 or rate < 1e-5 else 0.01 * size / rate
-    if first == 0:  # an infinite rate
+    sizes, rates = (norm(each / scale).reshape(-1).tolist() for each in (y, k[0]))
+    trial = [
+        1e-6 if size < 1e-5 or rate < 1e-5 else 0.01 * size / rate
+        for size, rate in zip(sizes, rates, strict=True)
+    ]
+    torch.addcmul(y, stages.column(trial), k[0], out=stages.end)
+    stages.evaluate(trial[0], stages.end, 1)
+    changes = norm((k[1] - k[0]) / scale).reshape(-1).tolist()
+    return [_first_step(*each, order) for each in zip(trial, rates, changes, strict=True)]
+
+
+def _first_step(trial: float, rate: float, change: float, order: int) -> float:
+    if trial == 0:  # an infinite rate
         return 0.0
-    torch.add(y, k[0], alpha=first, out=stages.end)
-    stages.evaluate(first, stages.end, 1)
-    bend = norm((k[1] - k[0]) / scale).item() / first
+    bend = change / trial
     if rate <= 1e-15 and bend <= 1e-15:
-        second = max(1e-6, first * 1e-3)
-    else:
-        second = (0.01 / max(rate, bend)) ** (1 / order)
-    return min(100 * first, second)
+        return min(100 * trial, max(1e-6, trial * 1e-3))
+    step: float = (0.01 / max(rate, bend)) ** (1 / order)
+    return min(100 * trial, step)

@@ -33,7 +33,7 @@ class Layout:
         ends = list(itertools.accumulate(padded, initial=0))
         self.places = [slice(at, at + size) for at, size in zip(ends, sizes, strict=False)]
         self.size = ends[-1]
-        self.roots = self.tensors[0].new_tensor([size**0.5 for size in sizes])
+        self.roots = self.tensors[0].new_tensor([max(size, 1) ** 0.5 for size in sizes])
         """√(numbers of each tensor)."""
         kind = functools.reduce(torch.promote_types, (x.dtype for x in self.tensors))
         self._like = self.tensors[0].new_zeros((*self.leading, self.size), dtype=kind)

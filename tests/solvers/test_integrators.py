@@ -160,18 +160,20 @@ def test_growth_is_what_a_solve_does_to_the_output(method):
     )
 
 
+@pytest.mark.parametrize("engine", ["ardyn", "torchdiffeq"])
 @pytest.mark.parametrize("method", FAST_ADAPTIVE)
-def test_a_sample_solved_per_sample_does_not_depend_on_its_batch(method):
+def test_a_sample_solved_per_sample_does_not_depend_on_its_batch(method, engine):
     # Rounding in a batched product shifts the step sizes a little, and with them the error.
     case = problem(batch=3)
-    solver = Adaptive(method, rtol=1e-3, atol=1e-5, per_sample=True)
+    solver = Adaptive(method, rtol=1e-3, atol=1e-5, per_sample=True, engine=engine)
     together = case.relaxation().solve([0.5, 4.0], solver)
-    evaluations = 0
+    evaluations = []
     for s in range(3):
         alone = case.samples(slice(s, s + 1)).relaxation().solve([0.5, 4.0], solver)
         assert_same({u: x[:, s : s + 1] for u, x in states(together).items()}, states(alone), 1e-8)
-        evaluations += alone.evaluations
-    assert together.evaluations == evaluations
+        evaluations.append(alone.evaluations)
+    is_batch = engine == "ardyn" and method != "scipy_solver"
+    assert together.evaluations == (max if is_batch else sum)(evaluations)
 
 
 def test_solved_together_a_sample_does_depend_on_its_batch():
