@@ -100,6 +100,30 @@ def test_its_closed_form_is_its_adaptive_solution(several):
     assert_same(settled, sim.gradients, 1e-10)
 
 
+def circular(g: torch.Generator) -> nn.Module:
+    """Convolutions whose padding is no part of torch's call of one."""
+    model = nn.Sequential(
+        nn.Conv1d(1, 2, 3, padding=1, padding_mode="circular"),
+        nn.Tanh(),
+        nn.Conv1d(2, 1, 3, padding=1, padding_mode="circular"),
+    )
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.4, generator=g)
+    return model.double()
+
+
+def test_convolutions_that_are_not_padded_with_zeros_learn_side_by_side():
+    g = generator(4)
+    models = [circular(g) for _ in range(MEMBERS)]
+    inputs, targets = torch.randn(2, MEMBERS, BATCH, 1, 5, generator=g).double()
+    together = ardyn.ensemble(models)
+    ardyn.backward(together, flat(inputs), flat(targets), duration=100.0)
+    for i, model in enumerate(models):
+        (model(inputs[i]) - targets[i]).square().sum().backward()
+        mine = {name: x[i] for name, x in gradients_on(together).items()}
+        assert_same(mine, gradients_on(model), 1e-12)
+
+
 def test_a_member_can_be_taken_out_again(several):
     models, inputs, _ = several
     together = ardyn.ensemble(models)
