@@ -106,6 +106,22 @@ def test_gradients_accumulate_like_those_of_loss_backward():
     assert_same(gradients_on(case.model), backprop(case.model, both), 1e-12)
 
 
+def test_gradients_of_feedback_weights_accumulate_too():
+    case = problem()
+    other = case.batch | {"inputs": case.inputs.flip(0)}
+    rule = {"fc2": Rule(feedback="fixed"), "*": Rule(feedback="learned")}
+    psi = ardyn.random_feedback(case.model, generator=generator(2))
+    alone = []
+    for given in (case.batch, other):
+        mine = {block: each.clone() for block, each in psi.items()}
+        ardyn.backward(**given, rule=rule, feedback=mine)
+        ardyn.backward(**given, rule=rule, feedback=psi)
+        alone.append({block: x.grad for block, x in mine.items() if x.grad is not None})
+    assert psi["fc2"].grad is None
+    found = {block: x.grad for block, x in psi.items() if x.grad is not None}
+    assert_same(found, {block: g + alone[1][block] for block, g in alone[0].items()}, 1e-14)
+
+
 def test_frozen_parameters_keep_no_gradient():
     case = problem()
     for name, p in case.model.named_parameters():
