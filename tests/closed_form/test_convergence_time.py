@@ -7,7 +7,6 @@ from scipy.special import gammainc, gammaincc, gammainccinv
 
 import ardyn
 from ardyn import Adaptive, InputError, Rule
-from ardyn.analysis.measures import crossing_time
 from tests.oracles.problems import (
     Problem,
     chain,
@@ -23,55 +22,6 @@ GAMMA = Rule(output="clamped", initial="zero")
 def linear_chain(hidden: int, **settings: object) -> Problem:
     """Linear layers, with that many relaxing units below the clamped output."""
     return chain(hidden + 1, "identity", **settings)
-
-
-def first_lasting(times: np.ndarray, error: np.ndarray, tolerance: float) -> float:
-    """Walk back from the end to the last time above, then along the straight line in log error."""
-    if error[-1] > tolerance:
-        return float("nan")
-    for i in reversed(range(len(times))):
-        if error[i] > tolerance:
-            high, low = np.log(error[i]), np.log(max(error[i + 1], 1e-300))
-            share = (high - np.log(tolerance)) / (high - low)
-            return float(times[i] + share * (times[i + 1] - times[i]))
-    return float(times[0])
-
-
-@given(
-    st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=8),
-    st.floats(1e-3, 5.0),
-    st.floats(0.0, 3.0),
-    st.floats(0.1, 4.0),
-)
-def test_the_crossing_is_the_last_one_on_the_line_in_log_error(errors, tolerance, start, step):
-    times = start + step * np.arange(len(errors))
-    found = crossing_time(torch.tensor(times), torch.tensor(errors, dtype=torch.float64), tolerance)
-    truth = first_lasting(times, np.array(errors), tolerance)
-    assert float(found) == pytest.approx(truth, rel=1e-9, abs=1e-9, nan_ok=True)
-
-
-@given(st.floats(0.2, 3.0), st.floats(1e-4, 0.5))
-def test_an_exponential_decay_is_timed_exactly_between_records(tau, tolerance):
-    times = torch.linspace(0, 30 * tau, 8, dtype=torch.float64)
-    found = crossing_time(times, torch.exp(-times / tau), tolerance)
-    assert float(found) == pytest.approx(-tau * np.log(tolerance), rel=1e-12)
-
-
-def test_errors_may_have_further_axes():
-    times = torch.arange(6, dtype=torch.float64)
-    errors = torch.rand(6, 3, 2, generator=generator(), dtype=torch.float64)
-    found = crossing_time(times, errors, 0.6)
-    truth = [
-        [first_lasting(times.cpu().numpy(), e.cpu().numpy(), 0.6) for e in row]
-        for row in errors.permute(1, 2, 0)
-    ]
-    assert np.array_equal(found.isnan(), np.isnan(truth))
-    assert difference(found.nan_to_num(-1.0), np.nan_to_num(truth, nan=-1.0)) < 1e-12
-
-
-def test_an_error_that_vanishes_is_crossed_just_after_the_last_record_above():
-    times, errors = torch.arange(3).double(), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
-    assert 1 < float(crossing_time(times, errors, 1e-3)) < 1.02
 
 
 def test_depth_costs_time_as_the_incomplete_gamma_function_says():
