@@ -106,6 +106,17 @@ def test_the_root_agrees_with_a_dense_trajectory(per_sample, output, tau):
             assert difference(dense[unit], root[unit]) < 1e-3
 
 
+@pytest.mark.parametrize("tau", [1.0, [2.0, 0.7, 1.3]], ids=["one tau", "unequal"])
+def test_a_unit_that_starts_at_its_gradient_leaves_it_and_comes_back(tau):
+    sim = problem().relaxation(tau=tau)
+    sim.dynamics.forward_pass.activity["fc1"].copy_(sim.gradients["fc1"])
+    root = sim.exact_convergence_time(1e-2)["fc1"]
+    times = list(np.linspace(0.0, 30.0, 601))
+    record = sim.solve(times, Adaptive("dopri5", rtol=1e-9, atol=1e-12))
+    assert record.relative_error()["fc1"].max() > 0.1
+    assert float(root) == pytest.approx(float(record.convergence_time(1e-2)["fc1"]), rel=1e-4)
+
+
 @pytest.mark.parametrize("slow", [1.0, 30.0, 1000.0])
 def test_a_unit_does_not_wait_for_those_below_it(slow):
     # Scalar units overshoot: their error crosses the tolerance several times.
