@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import gammainc, gammaincc, gammainccinv
 
 import ardyn
-from ardyn import Adaptive, InputError, Rule
+from ardyn import Adaptive, ClosedForm, Fixed, InputError, Rule, Sweep
 from tests.oracles.problems import (
     Problem,
     chain,
@@ -104,6 +104,16 @@ def test_the_root_agrees_with_a_dense_trajectory(per_sample, output, tau):
         assert set(dense) == set(root)
         for unit in root:
             assert difference(dense[unit], root[unit]) < 1e-3
+
+
+@pytest.mark.parametrize("scheme", [Fixed("euler", 0.5), Sweep(0.5)], ids=str)
+def test_the_closed_form_of_a_scheme_converges_when_that_scheme_does(scheme):
+    sim, times = problem().relaxation(), list(np.linspace(0.0, 30.0, 61))
+    found, stepped = (sim.solve(times, each) for each in (ClosedForm(scheme), scheme))
+    root = sim.exact_convergence_time(1e-2)["fc1"]
+    for unit, t in found.convergence_time(1e-2).items():
+        assert float(t) == pytest.approx(float(stepped.convergence_time(1e-2)[unit]), rel=1e-9)
+    assert float(found.convergence_time(1e-2)["fc1"]) < 0.95 * float(root)
 
 
 @pytest.mark.parametrize("tau", [1.0, [2.0, 0.7, 1.3]], ids=["one tau", "unequal"])
