@@ -138,6 +138,17 @@ def test_a_member_can_be_taken_out_again(several):
     assert difference(alone(inputs[1]).detach(), together_output.detach()) < 1e-14
 
 
+def test_what_is_frozen_in_its_members_is_frozen_together(several):
+    models, inputs, targets = several
+    for model in models:
+        next(model.parameters()).requires_grad_(False)
+    together = ardyn.ensemble(models)
+    ardyn.backward(together, flat(inputs), flat(targets), duration=3.0)
+    first, *rest = (name for name, _ in models[0].named_parameters())
+    assert sorted(gradients_on(together)) == sorted(rest)
+    assert not ardyn.member(together, 1).get_parameter(first).requires_grad
+
+
 def test_the_members_are_left_as_they_are():
     model = ardyn.mlp([4, 3], generator=generator())
     before = [p.clone() for p in model.parameters()]
@@ -178,6 +189,7 @@ def tied() -> nn.Module:
         ),
         ([nn.Linear(4, 3), nn.Linear(4, 3).double()], "module 1 of the ensemble differs"),
         ([nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)], "module 1 of the ensemble"),
+        ([nn.Linear(4, 3), nn.Linear(4, 3).eval()], "module 1 of the ensemble differs"),
         ([Bare(), Bare()], "parameter 'gain' of an ensemble stands beside modules in Bare; put"),
         ([tied(), tied()], "parameter '1.weight' of an ensemble is tied to parameter '0.weight'"),
         ([nn.Sequential(nn.Linear(4, 3), nn.Dropout())], "Dropout '1' is in training mode"),
