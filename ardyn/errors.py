@@ -25,7 +25,7 @@ class DivergenceError(ArdynError, ArithmeticError):
 def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
     """Raise InputError unless ``value`` is one of ``allowed``; suggests the most similar one."""
     names = list(allowed)
-    if value in names:
+    if isinstance(value, str) and value in names:
         return
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""

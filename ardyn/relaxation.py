@@ -216,7 +216,7 @@ class Relaxation:
         """Raise InputError if this relaxation cannot be solved so; costs nothing."""
         self._check_unchanged()
         check_is_solver(solver)
-        if stop is not None and not hasattr(stop, "is_reached"):
+        if stop is not None and (isinstance(stop, type) or not hasattr(stop, "is_reached")):
             raise InputError(f"stop must be a SteadyState, got {stop!r}; use SteadyState(1e-6)")
         if self.plasticity is None or not self.setup.is_plastic:
             solver.check(self.dynamics, stop)

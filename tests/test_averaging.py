@@ -19,7 +19,8 @@ from ardyn import (
     Rule,
     mean_field,
 )
-from tests.oracles.problems import assert_same, feedback_of, problem
+from ardyn.dynamics.windows import Learned
+from tests.oracles.problems import assert_same, feedback_of, generator, problem
 
 MEAN = Plasticity(60.0, weight_decay=0.3, reduction="mean", window=(0.5, 1.75))
 
@@ -117,6 +118,25 @@ def test_what_has_no_mean_field_is_refused(settings, words):
     usual = {"plasticity": MEAN, "duration": 2.0}
     with pytest.raises(InputError, match=words):
         mean_field(case.model, case.inputs, case.targets, [10.0], **(usual | settings))
+
+
+@pytest.mark.parametrize("tau_weights", [math.inf, 1000.0])
+def test_a_step_that_is_unstable_for_feedback_weights_alone_is_refused(tau_weights):
+    case = problem()
+    psi = ardyn.random_feedback(case.model, generator=generator(1))
+    plasticity = Plasticity(tau_weights, tau_feedback=100.0, reduction="mean")
+
+    def found(step: float) -> Learned:
+        solver, rule = Fixed("explicit_adams", step), Rule(feedback="learned")
+        return mean_field(
+            case.model, case.inputs, case.targets, [1e3], plasticity, 2.0, solver,
+            rule=rule, feedback=psi,
+        )  # fmt: skip
+
+    words = "τ = 100 of unit 'feedback weights', and 'explicit_adams' is unstable"
+    with pytest.raises(InputError, match=words):
+        found(50.0)
+    assert found(20.0).times.tolist() == [1e3]
 
 
 def test_weights_that_are_lost_are_named():

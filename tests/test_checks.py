@@ -364,7 +364,7 @@ def test_a_lazy_module_must_be_run_first():
         Relaxation(model, torch.zeros(2, 4).double(), torch.zeros(2, 3).double())
 
 
-@pytest.mark.parametrize("stop", [1e-6, "steady"])
+@pytest.mark.parametrize("stop", [1e-6, "steady", ardyn.SteadyState])
 def test_a_stop_that_is_no_steady_state_is_refused(stop):
     with pytest.raises(InputError, match="stop must be a SteadyState, got"):
         problem().relaxation().solve([1.0], Fixed(), stop)

@@ -100,6 +100,30 @@ def test_its_closed_form_is_its_adaptive_solution(several):
     assert_same(settled, sim.gradients, 1e-10)
 
 
+def circular(g: torch.Generator) -> nn.Module:
+    """Convolutions whose padding is no part of torch's call of one."""
+    model = nn.Sequential(
+        nn.Conv1d(1, 2, 3, padding=1, padding_mode="circular"),
+        nn.Tanh(),
+        nn.Conv1d(2, 1, 3, padding=1, padding_mode="circular"),
+    )
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.4, generator=g)
+    return model.double()
+
+
+def test_convolutions_that_are_not_padded_with_zeros_learn_side_by_side():
+    g = generator(4)
+    models = [circular(g) for _ in range(MEMBERS)]
+    inputs, targets = torch.randn(2, MEMBERS, BATCH, 1, 5, generator=g).double()
+    together = ardyn.ensemble(models)
+    ardyn.backward(together, flat(inputs), flat(targets), duration=100.0)
+    for i, model in enumerate(models):
+        (model(inputs[i]) - targets[i]).square().sum().backward()
+        mine = {name: x[i] for name, x in gradients_on(together).items()}
+        assert_same(mine, gradients_on(model), 1e-12)
+
+
 def test_a_member_can_be_taken_out_again(several):
     models, inputs, _ = several
     together = ardyn.ensemble(models)
@@ -112,6 +136,17 @@ def test_a_member_can_be_taken_out_again(several):
         assert difference(p, 2 * models[1].state_dict()[name]) < 1e-15
     together_output = together(flat(inputs)).unflatten(0, (MEMBERS, BATCH))[1]
     assert difference(alone(inputs[1]).detach(), together_output.detach()) < 1e-14
+
+
+def test_what_is_frozen_in_its_members_is_frozen_together(several):
+    models, inputs, targets = several
+    for model in models:
+        next(model.parameters()).requires_grad_(False)
+    together = ardyn.ensemble(models)
+    ardyn.backward(together, flat(inputs), flat(targets), duration=3.0)
+    first, *rest = (name for name, _ in models[0].named_parameters())
+    assert sorted(gradients_on(together)) == sorted(rest)
+    assert not ardyn.member(together, 1).get_parameter(first).requires_grad
 
 
 def test_the_members_are_left_as_they_are():
@@ -154,6 +189,7 @@ def tied() -> nn.Module:
         ),
         ([nn.Linear(4, 3), nn.Linear(4, 3).double()], "module 1 of the ensemble differs"),
         ([nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)], "module 1 of the ensemble"),
+        ([nn.Linear(4, 3), nn.Linear(4, 3).eval()], "module 1 of the ensemble differs"),
         ([Bare(), Bare()], "parameter 'gain' of an ensemble belongs to Bare, which also has"),
         ([tied(), tied()], "parameter '1.weight' of an ensemble is tied to parameter '0.weight'"),
         ([nn.Sequential(nn.Linear(4, 3), nn.Dropout())], "Dropout '1' is in training mode"),

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from ardyn import ArdynError, DivergenceError, InputError
@@ -30,6 +31,12 @@ def test_an_unknown_choice_is_answered_with_the_nearest():
 def test_a_choice_near_to_nothing_is_answered_with_all():
     with pytest.raises(InputError, match="unknown colour 7: choose one of green, red"):
         check_choice("colour", 7, ["green", "red"])
+
+
+@pytest.mark.parametrize("value", [np.array(["red"]), np.array(["red", "blue"]), ["red"]], ids=repr)
+def test_what_only_compares_like_a_choice_is_none(value):
+    with pytest.raises(InputError, match=r"unknown colour .*red.*: .*choose one of green, red"):
+        check_choice("colour", value, ["green", "red"])
 
 
 @pytest.mark.parametrize("value", [1, 1e-300, 1e300])

@@ -343,3 +343,17 @@ def test_what_cannot_be_solved_is_known_beforehand(rule, solver, stop, words):
 def test_a_closed_form_cannot_stop():
     with pytest.raises(InputError, match=r"ClosedForm takes no steps.*drop stop"):
         problem().relaxation().solve([1.0], ClosedForm(), stop=SteadyState())
+
+
+def test_another_batch_has_references_of_its_own():
+    case, other = problem(), problem(batch=3, seed=5)
+    sim = case.relaxation()
+    first = dict(sim.gradients), dict(sim.equilibrium or {})
+    again, fresh = (
+        sim.again(other.inputs, other.targets),
+        case.relaxation(inputs=other.inputs, targets=other.targets),
+    )
+    assert_same(again.gradients, fresh.gradients, 1e-15)
+    assert_same(again.equilibrium or {}, fresh.gradients, 1e-13)
+    assert_same(sim.gradients, first[0], 0.0)
+    assert_same(sim.equilibrium or {}, first[1], 0.0)

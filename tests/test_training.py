@@ -106,6 +106,22 @@ def test_gradients_accumulate_like_those_of_loss_backward():
     assert_same(gradients_on(case.model), backprop(case.model, both), 1e-12)
 
 
+def test_gradients_of_feedback_weights_accumulate_too():
+    case = problem()
+    other = case.batch | {"inputs": case.inputs.flip(0)}
+    rule = {"fc2": Rule(feedback="fixed"), "*": Rule(feedback="learned")}
+    psi = ardyn.random_feedback(case.model, generator=generator(2))
+    alone = []
+    for given in (case.batch, other):
+        mine = {block: each.clone() for block, each in psi.items()}
+        ardyn.backward(**given, rule=rule, feedback=mine)
+        ardyn.backward(**given, rule=rule, feedback=psi)
+        alone.append({block: x.grad for block, x in mine.items() if x.grad is not None})
+    assert psi["fc2"].grad is None
+    found = {block: x.grad for block, x in psi.items() if x.grad is not None}
+    assert_same(found, {block: g + alone[1][block] for block, g in alone[0].items()}, 1e-14)
+
+
 def test_frozen_parameters_keep_no_gradient():
     case = problem()
     for name, p in case.model.named_parameters():
@@ -223,6 +239,37 @@ def test_a_slow_trace_learns_as_frozen_and_a_fast_one_as_current(tau_trace, acti
         tau_trace=tau_trace,
     )
     assert_same(gradients_on(case.model), truth, 1e-3)
+
+
+class Joined(nn.Module):
+    """Its readout reads two units and an input, joined without a leak of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.fc1(x).tanh()
+        y: Tensor = self.fc3(torch.cat([first + self.fc2(first).tanh(), x], dim=1))
+        return y
+
+
+@pytest.mark.parametrize("solver", [ClosedForm(), TIGHT], ids=["closed form", "adaptive"])
+@pytest.mark.parametrize("activity", ["current", "trace"])
+def test_a_synapse_reads_units_through_what_has_no_leak(activity, solver):
+    model = Joined().double()
+    fill_biases(model, generator())
+    inputs, targets = batch(3)
+    settings: dict[str, Any] = {"rule": Rule(update_activity=activity)}
+    if activity == "trace":
+        settings["tau_trace"] = 2.0
+    end = ardyn.Relaxation(model, inputs, targets, **settings).solve([1.5], solver)
+    read = end.traces if activity == "trace" else end
+    below = torch.cat([read["fc1"][-1] + read["fc2"][-1], inputs], dim=1)
+    ardyn.backward(model, inputs, targets, **settings, duration=1.5, solver=solver)
+    assert difference(gradients_on(model)["fc3.weight"], end["fc3"][-1].T @ below) < 1e-12
+    if activity == "trace":
+        assert difference(end.traces["fc1"][-1], end["fc1"][-1]) > 0.1
 
 
 def test_the_duration_and_tau_decide_how_far_it_comes():

@@ -58,7 +58,7 @@ class ClosedForm:
         if self.of is None:
             return
         # A scheme that has no is_one_step, such as Sweep or a user's own, is a one-step scheme.
-        if not hasattr(self.of, "step_matrix"):
+        if isinstance(self.of, type) or not hasattr(self.of, "step_matrix"):
             raise InputError(
                 f"ClosedForm takes a one-step scheme such as Fixed or Sweep, or nothing, got "
                 f"{self.of!r}; pass one that has step, step_matrix and growth"

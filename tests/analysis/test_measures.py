@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
 import ardyn
@@ -60,6 +62,70 @@ def test_a_vanishing_gradient_is_infinitely_far():
 def test_the_cosine_sees_direction_alone():
     _, g = pair()
     assert difference(compare.cosine(torch.stack([3 * g, -g]), g), [1.0, -1.0]) < 1e-15
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_complex_activities_are_compared_as_twice_as_many_real_ones(measure, per_sample):
+    g = generator()
+    x = torch.randn(TIMES, BATCH, 3, generator=g, dtype=torch.complex128)
+    reference = torch.randn(BATCH, 3, generator=g, dtype=torch.complex128)
+    truth = measure(torch.view_as_real(x), torch.view_as_real(reference), per_sample)
+    assert difference(measure(x, reference, per_sample), truth) < 1e-14
+
+
+def first_lasting(times: np.ndarray, error: np.ndarray, tolerance: float) -> float:
+    """Walk back from the end to the last time above, then along the straight line in log error."""
+    if error[-1] > tolerance:
+        return float("nan")
+    for i in reversed(range(len(times))):
+        if error[i] > tolerance:
+            high, low = np.log(error[i]), np.log(max(error[i + 1], 1e-300))
+            share = (high - np.log(tolerance)) / (high - low)
+            return float(times[i] + share * (times[i + 1] - times[i]))
+    return float(times[0])
+
+
+@given(
+    st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=8),
+    st.floats(1e-3, 5.0),
+    st.floats(0.0, 3.0),
+    st.floats(0.1, 4.0),
+)
+@example([0.1, 0.2], 1.0, 2.0, 0.5)  # below from the first record on
+@example([3.0, 0.1, 2.0, 0.1], 1.0, 0.5, 0.5)  # above once more
+@example([0.1, 3.0], 1.0, 0.5, 0.5)  # not below at the last
+def test_the_crossing_is_the_last_one_on_the_line_in_log_error(errors, tolerance, start, step):
+    times = start + step * np.arange(len(errors))
+    found = compare.crossing_time(
+        torch.tensor(times), torch.tensor(errors, dtype=torch.float64), tolerance
+    )
+    truth = first_lasting(times, np.array(errors), tolerance)
+    assert float(found) == pytest.approx(truth, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@given(st.floats(0.2, 3.0), st.floats(1e-4, 0.5))
+def test_an_exponential_decay_is_timed_exactly_between_records(tau, tolerance):
+    times = torch.linspace(0, 30 * tau, 8, dtype=torch.float64)
+    found = compare.crossing_time(times, torch.exp(-times / tau), tolerance)
+    assert float(found) == pytest.approx(-tau * np.log(tolerance), rel=1e-12)
+
+
+def test_errors_may_have_further_axes():
+    times = torch.arange(6, dtype=torch.float64)
+    errors = torch.rand(6, 3, 2, generator=generator(), dtype=torch.float64)
+    found = compare.crossing_time(times, errors, 0.6)
+    truth = [
+        [first_lasting(times.cpu().numpy(), e.cpu().numpy(), 0.6) for e in row]
+        for row in errors.permute(1, 2, 0)
+    ]
+    assert np.array_equal(found.isnan(), np.isnan(truth))
+    assert difference(found.nan_to_num(-1.0), np.nan_to_num(truth, nan=-1.0)) < 1e-12
+
+
+def test_an_error_that_vanishes_is_crossed_just_after_the_last_record_above():
+    times, errors = torch.arange(3).double(), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    assert 1 < float(compare.crossing_time(times, errors, 1e-3)) < 1.02
 
 
 @pytest.mark.parametrize("loss", LOSSES)

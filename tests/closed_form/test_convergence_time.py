@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import gammainc, gammaincc, gammainccinv
 
 import ardyn
-from ardyn import Adaptive, InputError, Rule
-from ardyn.analysis.measures import crossing_time
+from ardyn import Adaptive, ClosedForm, Fixed, InputError, Rule, Sweep
 from tests.oracles.problems import (
     Problem,
     chain,
@@ -23,55 +22,6 @@ GAMMA = Rule(output="clamped", initial="zero")
 def linear_chain(hidden: int, **settings: object) -> Problem:
     """Linear layers, with that many relaxing units below the clamped output."""
     return chain(hidden + 1, "identity", **settings)
-
-
-def first_lasting(times: np.ndarray, error: np.ndarray, tolerance: float) -> float:
-    """Walk back from the end to the last time above, then along the straight line in log error."""
-    if error[-1] > tolerance:
-        return float("nan")
-    for i in reversed(range(len(times))):
-        if error[i] > tolerance:
-            high, low = np.log(error[i]), np.log(max(error[i + 1], 1e-300))
-            share = (high - np.log(tolerance)) / (high - low)
-            return float(times[i] + share * (times[i + 1] - times[i]))
-    return float(times[0])
-
-
-@given(
-    st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=8),
-    st.floats(1e-3, 5.0),
-    st.floats(0.0, 3.0),
-    st.floats(0.1, 4.0),
-)
-def test_the_crossing_is_the_last_one_on_the_line_in_log_error(errors, tolerance, start, step):
-    times = start + step * np.arange(len(errors))
-    found = crossing_time(torch.tensor(times), torch.tensor(errors, dtype=torch.float64), tolerance)
-    truth = first_lasting(times, np.array(errors), tolerance)
-    assert float(found) == pytest.approx(truth, rel=1e-9, abs=1e-9, nan_ok=True)
-
-
-@given(st.floats(0.2, 3.0), st.floats(1e-4, 0.5))
-def test_an_exponential_decay_is_timed_exactly_between_records(tau, tolerance):
-    times = torch.linspace(0, 30 * tau, 8, dtype=torch.float64)
-    found = crossing_time(times, torch.exp(-times / tau), tolerance)
-    assert float(found) == pytest.approx(-tau * np.log(tolerance), rel=1e-12)
-
-
-def test_errors_may_have_further_axes():
-    times = torch.arange(6, dtype=torch.float64)
-    errors = torch.rand(6, 3, 2, generator=generator(), dtype=torch.float64)
-    found = crossing_time(times, errors, 0.6)
-    truth = [
-        [first_lasting(times.cpu().numpy(), e.cpu().numpy(), 0.6) for e in row]
-        for row in errors.permute(1, 2, 0)
-    ]
-    assert np.array_equal(found.isnan(), np.isnan(truth))
-    assert difference(found.nan_to_num(-1.0), np.nan_to_num(truth, nan=-1.0)) < 1e-12
-
-
-def test_an_error_that_vanishes_is_crossed_just_after_the_last_record_above():
-    times, errors = torch.arange(3).double(), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
-    assert 1 < float(crossing_time(times, errors, 1e-3)) < 1.02
 
 
 def test_depth_costs_time_as_the_incomplete_gamma_function_says():
@@ -154,6 +104,29 @@ def test_the_root_agrees_with_a_dense_trajectory(per_sample, output, tau):
         assert set(dense) == set(root)
         for unit in root:
             assert difference(dense[unit], root[unit]) < 1e-3
+
+
+@pytest.mark.parametrize("scheme", [Fixed("euler", 0.5), Sweep(0.5)], ids=str)
+def test_the_closed_form_of_a_scheme_converges_when_that_scheme_does(scheme):
+    sim, times = problem().relaxation(), list(np.linspace(0.0, 30.0, 61))
+    found, stepped = (sim.solve(times, each) for each in (ClosedForm(scheme), scheme))
+    root = sim.exact_convergence_time(1e-2)["fc1"]
+    for unit, t in found.convergence_time(1e-2).items():
+        assert float(t) == pytest.approx(float(stepped.convergence_time(1e-2)[unit]), rel=1e-9)
+    assert float(found.convergence_time(1e-2)["fc1"]) < 0.95 * float(root)
+
+
+@pytest.mark.parametrize("tau", [1.0, [2.0, 0.7, 1.3]], ids=["one tau", "unequal"])
+def test_a_unit_that_starts_at_its_gradient_leaves_it_and_comes_back(tau):
+    sim = problem().relaxation(tau=tau)
+    sim.dynamics.forward_pass.activity["fc1"].copy_(sim.gradients["fc1"])
+    times = list(np.linspace(0.0, 30.0, 601))
+    record = sim.solve(times, Adaptive("dopri5", rtol=1e-9, atol=1e-12))
+    largest = float(record.relative_error()["fc1"].max())
+    assert largest > 0.1
+    for tolerance in (1e-2, 0.98 * largest):  # far below, or just below where it turns
+        root = float(sim.exact_convergence_time(tolerance)["fc1"])
+        assert root == pytest.approx(float(record.convergence_time(tolerance)["fc1"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("slow", [1.0, 30.0, 1000.0])

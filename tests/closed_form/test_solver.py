@@ -252,7 +252,7 @@ def test_a_multistep_scheme_is_refused(method):
         ClosedForm(Fixed(method, 0.1))
 
 
-@pytest.mark.parametrize("of", [Adaptive("dopri5"), "euler", 0.1, ClosedForm()])
+@pytest.mark.parametrize("of", [Adaptive("dopri5"), "euler", 0.1, ClosedForm(), Fixed, Sweep])
 def test_what_is_no_scheme_is_refused(of):
     with pytest.raises(InputError, match="takes a one-step scheme such as Fixed or Sweep"):
         ClosedForm(of)

@@ -20,18 +20,23 @@ from ardyn import (
     Sweep,
 )
 from ardyn.dynamics import windows
+from ardyn.dynamics.coupled import Coupled
 from ardyn.network.activations import scale
 from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS
+from ardyn.state import State
 from tests.oracles.brute_force import Chain
 from tests.oracles.problems import (
     array,
     assert_same,
+    backprop,
     difference,
     feedback_of,
+    fill_biases,
     generator,
     problem,
     states,
 )
+from tests.test_relaxation import Tied, batch
 
 TIGHT = Adaptive("dopri5", rtol=1e-11, atol=1e-13)
 TIMES = [0.5, 1.5, 3.0]
@@ -100,6 +105,36 @@ def test_the_coupled_system_is_that_of_scipy(rule, reduction, window, decays):
         assert not found.learned.feedback
     start = array(case.model.state_dict()["fc2.weight"])
     assert difference(found.learned.weights["fc2.weight"][-1], start) > 1e-3
+
+
+def test_feedback_weights_that_are_fixed_stand_still_beside_those_that_learn():
+    case = problem()
+    psi = ardyn.random_feedback(case.model, std=0.5, generator=generator(3))
+    rule = {"fc2": Rule(feedback="fixed"), "*": Rule(feedback="learned")}
+    sim = case.relaxation(rule=rule, feedback=psi, plasticity=Plasticity(tau_feedback=5.0))
+    found = sim.solve([2.0], TIGHT)
+    assert found.learned is not None
+    assert set(found.learned.feedback) == {"fc1", "fc3"}
+    assert not found.learned.weights
+    # Nothing that moves feeds back into fc3 and ψ of fc3, which follow the drive alone.
+    every = case.relaxation(
+        rule=Rule(feedback="learned"), feedback=psi, plasticity=Plasticity(tau_feedback=5.0)
+    ).solve([2.0], TIGHT)
+    assert every.learned is not None
+    assert difference(found.learned.feedback["fc3"], every.learned.feedback["fc3"]) < 1e-9
+    assert difference(found["fc1"], every["fc1"]) > 1e-3
+
+
+def test_the_weights_of_a_layer_used_twice_move_by_the_sum_of_its_gradients():
+    model = Tied().double()
+    fill_biases(model, generator())
+    inputs, targets = batch(3)
+    sim = ardyn.Relaxation(model, inputs, targets, plasticity=Plasticity(5.0))
+    assert sim.equilibrium is not None
+    system = Coupled.of(sim.dynamics, Plasticity(5.0), State(sim.equilibrium))
+    truth = backprop(model, lambda m: (m(inputs) - targets).square().sum())
+    found = system(0.0, system.initial()).weights
+    assert_same(found, {name: -g / 5.0 for name, g in truth.items()}, 1e-12)
 
 
 @pytest.mark.parametrize(

@@ -112,3 +112,26 @@ def test_threads_give_what_one_after_another_gives():
     assert len(together) == 5 * len(names)
     for (name, _), found in together.items():
         assert_same(found, alone[name], 1e-13)
+
+
+class Forked(nn.Module):
+    """Its activation depends on its activities; either has as many operations as the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 5), nn.Linear(10, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).tanh()
+        between = self.b(torch.cat([h, h * h], dim=1))
+        y: Tensor = self.c(between.tanh() if h.abs().max() < 2 else between.sigmoid())
+        return y
+
+
+def test_another_path_at_other_activities_is_refused():
+    rule = Rule(relaxation_derivative="current")
+    sim = ardyn.Relaxation(filled(Forked()), randn(5, 6), NO_TARGET, total, rule=rule)
+    x = dict(sim.dynamics.initial().activity)
+    assert sim.dynamics(0.0, State(x)).activity["a"].isfinite().all()
+    with pytest.raises(ardyn.InputError, match=r"Forked takes another path at other activities"):
+        sim.dynamics(0.0, State(x | {"a": 3 * x["a"].sign()}))

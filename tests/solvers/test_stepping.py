@@ -22,7 +22,7 @@ EMBEDDED = [method for method in ADAPTIVE_METHODS if tableau_of(method)]
 
 @dataclass(frozen=True)
 class Oscillator:
-    """ẏ = −s (y − cos ωt) − sin y, as large as its own scale: stiff where s is large, forced in time."""
+    """ẏ = −s (y − cos ωt) − sin y: stiff where s is large, and forced in time."""
 
     start: Tensor
     stiffness: float

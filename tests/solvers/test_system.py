@@ -5,13 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import ardyn
-from ardyn import Adaptive, Fixed, InputError, Rule, SteadyState, Sweep
+from ardyn import Adaptive, Fixed, InputError, SteadyState, Sweep
 from ardyn.solvers.system import as_times, grid
 from ardyn.state import State
 from tests.oracles.brute_force import Chain
-from tests.oracles.problems import DEVICE, Problem, difference, problem, states
+from tests.oracles.problems import DEVICE, Problem, difference, generator, problem, states
 
 SOLVERS = [
     Adaptive("dopri5"),
@@ -186,12 +187,42 @@ def test_a_slow_sample_is_not_hidden_by_the_others(solver):
 
 
 def test_a_sample_that_becomes_unsteady_again_is_not_called_steady():
-    # From zero, every unit but the last rests until the drive reaches it.
-    case = problem((6, 5, 4, 3), batch=2)
-    sim = case.relaxation(rule=Rule(initial="zero", output="clamped"))
-    found = sim.solve([100.0], Fixed("euler", 0.1), stop=SteadyState(1e-3))
+    # x = g + (x(0) − g) exp(−t). Of the first sample it goes from 1 to −1, and its rate is large
+    # beside x only on its way through 0; of the second it goes from 0 to 1.
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64, device=DEVICE)
+    nn.init.ones_(model.weight)
+    inputs = torch.tensor([[1.0], [1e-9]], dtype=torch.float64, device=DEVICE)
+    targets = torch.tensor([[1.5], [-0.5]], dtype=torch.float64, device=DEVICE)
+    sim = ardyn.Relaxation(model, inputs, targets)
+    found = sim.solve([5.0], Fixed("rk4", 0.01), stop=SteadyState(2.5))
     assert found.steady_at is not None
-    assert (found.steady_at > 5).all()
+    # 2 exp(−t) = 2.5 (1 − 2 exp(−t)), and exp(−t) = 2.5 (1 − exp(−t)).
+    truth = np.log([7 / 2.5, 3.5 / 2.5])
+    assert np.abs(found.steady_at.cpu().numpy() - truth - 0.005).max() < 0.0051
+
+
+class Folding(nn.Module):
+    """Its second layer reads two rows for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(5, 6), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.fc2(self.fc1(x).tanh().reshape(-1, 3))
+        return y
+
+
+@pytest.mark.parametrize("solver", [Fixed("euler", 0.1), Sweep(0.1)], ids=str)
+def test_units_of_several_batch_sizes_are_steady_as_one(solver):
+    g = generator(3)
+    inputs, targets = (torch.randn(*n, generator=g).double() for n in ((4, 5), (8, 2)))
+    sim = ardyn.Relaxation(Folding().double(), inputs, targets)
+    found = sim.solve([100.0], solver, stop=SteadyState(1e-4))
+    assert found.stop_reason == ["steady state"]
+    end = {unit: x[-1] for unit, x in states(found).items()}
+    rate = sim.dynamics(0.0, State(end)).activity
+    assert all(float(rate[unit].norm() / end[unit].norm()) <= 1e-4 for unit in end)
 
 
 def test_a_method_that_cannot_stop_is_refused():
