@@ -30,6 +30,7 @@ from studies.running import flags, variables
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import main, training_set
 from studies.running.run_folder import RunFolder, check_device
+from studies.running.solvers import takes_steps
 
 _DEPTH = {"transformer": 2, "lstm": 8}
 """Encoder layers, and pieces of an image, of the networks that solvers are compared on."""
@@ -205,9 +206,7 @@ def run(config: Config, data: images.Data, folder: RunFolder | None = None) -> x
         name: ardyn.solver_named(name, config.step, config.rtol, config.atol)
         for name in config.solver
     }
-    stepping = {
-        name: each for name, each in solvers.items() if not isinstance(each, ardyn.ClosedForm)
-    }
+    stepping = {name: each for name, each in solvers.items() if takes_steps(each)}
     for kind, able in ((sims, solvers), (plastic, stepping)):
         for sim, solver in itertools.product(kind.values(), able.values()):
             sim.check(solver)

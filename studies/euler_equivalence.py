@@ -19,25 +19,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import ardyn
-from ardyn import ClosedForm, Fixed, InputError, Sweep
+from ardyn import ClosedForm, InputError
 from ardyn.closed_form.propagator import Scheme, propagator
 from ardyn.dynamics.learning import block_gradients, parameter_gradients
 from ardyn.errors import check_choice, check_positive
 from ardyn.solvers.system import Solver
-from plots.euler_equivalence import draw
+from plots.euler_equivalence import PAPER, draw
 from studies.measuring.paired_t import equivalence
 from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
 from studies.running.flags import HiddenLayers, check_distinct, check_positive_settings
 from studies.running.run_folder import RunFolder
+from studies.running.solvers import OneStepSolver, is_one_step
 from studies.running.variables import described_training, training_summary
 from studies.training.loop import make_learner, train_conditions
 from studies.training.settings import Condition, Training
 
 SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
-PAPER = (0.1, 100)
-"""Step and iterations of the paper."""
 CHAIN = 400
 """Units of the chain on which weights are compared; errors do not reach its end in ``LONGEST``."""
 LONGEST = 200.0
@@ -110,10 +109,10 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     return described_training(found, "euler_equivalence", config, sets.checksum)
 
 
-def scheme_named(name: str, step: float) -> Fixed | Sweep:
-    """A scheme by its name; each of ``SCHEMES`` has a closed form."""
+def scheme_named(name: str, step: float) -> OneStepSolver:
+    """One of ``SCHEMES``, with step h."""
     solver = ardyn.solver_named(name, step)
-    assert isinstance(solver, (Fixed, Sweep))
+    assert is_one_step(solver)
     return solver
 
 
@@ -189,7 +188,7 @@ def errors(config: Config, model: nn.Module, train: images.Data) -> xr.Dataset:
         predicted, [scheme, step, iterations]. NaN where a scheme is unstable.
     """
     model = model.double()
-    x, t = (each[: config.probe_size].double() for each in (train.inputs, train.targets))
+    x, t = (each.double() for each in train.first(config.probe_size))
     sim = ardyn.Relaxation(model, x, t, config.loss, ardyn.Rule(output=config.output))
     exact = _final(sim, ClosedForm(), config.duration)
     ardyn.backprop(model, x, t, config.loss)

@@ -66,8 +66,8 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
-    probe = partial(measured_angles, inputs=sample[0], targets=sample[1])
+    inputs, targets = sets.train.first(config.probe_size)
+    probe = partial(measured_angles, inputs=inputs, targets=targets)
     results = train_conditions(config, conditions, make, sets, checkpoints, probe)
     return described_training(results, "feedback", config, sets.checksum)
 

@@ -27,6 +27,7 @@ from studies.training.settings import (
     Rules,
     SchemeTraining,
     check_conditions,
+    rule_of_each_pattern,
 )
 
 CONDITIONS = {
@@ -73,7 +74,7 @@ class Config(HiddenLayers, SchemeTraining):
 
     def solver(self, rule: Rules, scheme: str) -> Solver:
         """The solver of a condition."""
-        if isinstance(rule, Rule) and not rule.is_linear:
+        if not all(each.is_linear for each in rule_of_each_pattern(rule).values()):
             return ardyn.solver_named(self.nonlinear_scheme, self.nonlinear_step)
         return super().solver(rule, scheme)
 
@@ -91,7 +92,7 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
         for tau in config.tau_z
     }
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
+    sample = sets.train.first(config.probe_size)
 
     def probe(learner: Learner) -> dict[str, xr.DataArray]:
         return {"gradient_angle": gradient_angles(learner, *sample)}

@@ -10,6 +10,9 @@ import xarray as xr
 
 from ardyn import InputError
 
+SLOW = ("tau_w", "tau_psi", "tau_z")
+"""Time constants of the slow variables: weights, feedback weights and activity traces."""
+
 
 def results(folder: Path, study: str) -> xr.Dataset:
     """What a run of a study measured.
@@ -65,8 +68,8 @@ def _common(run: xr.Dataset) -> str:
 
 
 def slow_axes(results: xr.Dataset) -> list[str]:
-    """Time constants that are finite in some run, of weights, feedback weights and traces."""
-    return [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
+    """Those of ``SLOW`` that are finite in some run; an infinite one is of a constant variable."""
+    return [axis for axis in SLOW if np.isfinite(results[axis]).any()]
 
 
 def standard_error(x: xr.DataArray) -> xr.DataArray:

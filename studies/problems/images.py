@@ -49,6 +49,10 @@ class Data:
     checksum: str
     """SHA-256 of the inputs and labels as loaded."""
 
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first samples, [count, pixel] and [count, class]; all if there are fewer."""
+        return self.inputs[:count], self.targets[:count]
+
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random batch without repeats, [size, pixel] and [size, class].
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from plots.common.run_results import slow_axes, table
+from plots.common.run_results import SLOW, slow_axes, table
 
 Labels = Mapping[str, tuple[str, str]]
 """By name of the variable: its long name, and its unit; no unit for names and texts."""
@@ -173,7 +173,7 @@ def _tracking_table(results: xr.Dataset) -> str:
     columns = {name: heading for name, heading in columns.items() if name in results}
     last = results.isel(layer=0, record=-1, drop=True)[list(columns)].rename(columns)
     slow = slow_axes(results)
-    constant = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
+    constant = {axis: 0 for axis in SLOW if axis not in slow}
     frame = last.isel(constant, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
     rows = frame.dropna(subset="error to BP").to_string(float_format="{:.4g}".format)
     return (

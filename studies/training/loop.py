@@ -18,7 +18,7 @@ from ardyn.dynamics.rule import Output
 from studies.problems import images
 from studies.running.checkpoints import Checkpoints
 from studies.running.run_folder import check_device
-from studies.training.settings import Condition, Rules, Training
+from studies.training.settings import Condition, Rules, Training, rule_of_each_pattern
 
 Make = Callable[[torch.Generator], nn.Module]
 Probe = Callable[[Learner], Mapping[str, xr.DataArray]]
@@ -52,11 +52,13 @@ def make_learner(config: Training, condition: Condition, make: Make) -> Learner:
 
 
 def _with_output(rule: Rules, output: Output) -> Rules:
-    """A condition's rule with the output of the configuration."""
-    if isinstance(rule, Rule):
-        return replace(rule, output=output)
-    rest = {} if "*" in rule else {"*": Rule(output=output)}
-    return {pattern: replace(each, output=output) for pattern, each in rule.items()} | rest
+    """A condition's rule with the output of the configuration, which belongs to every layer."""
+    rules = {
+        pattern: replace(each, output=output)
+        for pattern, each in rule_of_each_pattern(rule).items()
+    }
+    rules.setdefault("*", Rule(output=output))
+    return rules["*"] if len(rules) == 1 else rules
 
 
 def train_conditions(
@@ -90,9 +92,14 @@ def train_conditions(
     samples = len(sets.train.inputs) * len(config.seeds)
     histories = []
     with tqdm(total=left * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
+
+        def after_batch(count: int, status: str) -> None:
+            progress.set_postfix_str(status, refresh=False)
+            progress.update(count)
+
         for name, each in conditions.items():  # in sequence, as each ensemble takes memory
             learner = make_learner(config, each, make)
-            loop = _Loop(config, name, learner, sets, checkpoints, probe, progress)
+            loop = _Loop(config, name, learner, sets, checkpoints, probe, after_batch)
             histories.append(loop.run(saved[name]))
     labels = [each.label for each in conditions.values()]
     together = xr.concat(histories, pd.Index(conditions, name="condition"))
@@ -125,7 +132,8 @@ class _Loop:
     sets: images.Sets
     checkpoints: Checkpoints
     probe: Probe | None
-    progress: "tqdm[Any]"
+    after_batch: Callable[[int, str], None]
+    """Called after each update with the number of samples and a status text, for display."""
 
     def run(self, saved: dict[str, Any] | None) -> xr.Dataset:
         """Train from the start, or from a checkpoint."""
@@ -159,11 +167,8 @@ class _Loop:
                 raise self._diverged(epoch, number, str(error)) from error
             if not np.isfinite(loss):
                 raise self._diverged(epoch, number, f"the loss is {loss}")
-            self.progress.update(len(batch))
-            if number % 20 == 1:
-                self.progress.set_postfix_str(
-                    f"{self.name}, epoch {epoch}, loss {loss / len(batch):.3g}"
-                )
+            status = f"{self.name}, epoch {epoch}, loss {loss / len(batch):.3g}"
+            self.after_batch(len(batch), status)
         return number
 
     def _diverged(self, epoch: int, number: int, why: str) -> DivergenceError:
@@ -178,7 +183,7 @@ class _Loop:
         loss, accuracy = ardyn.evaluate(
             self.learner.model, test.inputs, test.targets, self.config.loss
         )
-        self.progress.write(
+        tqdm.write(
             f"{self.name}, epoch {epoch}: test accuracy {100 * accuracy.mean():.2f} %",
             file=sys.stderr,
         )

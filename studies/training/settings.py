@@ -10,6 +10,7 @@ from ardyn.errors import check_choice
 from ardyn.solvers.system import Solver
 from ardyn.training import Method
 from studies.running import flags
+from studies.running.solvers import is_one_step
 
 Rules = Rule | Mapping[str, Rule]
 DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
@@ -43,11 +44,7 @@ class Training(flags.Objective, flags.Settings):
     def solver(self, rule: Rules, scheme: str) -> Solver:
         """The solver of a scheme; in closed form if there is one."""
         solver = ardyn.solver_named(scheme, self.step)
-        if isinstance(solver, ardyn.Sweep) or (
-            isinstance(solver, ardyn.Fixed) and solver.is_one_step
-        ):
-            return ClosedForm(solver)
-        return solver
+        return ClosedForm(solver) if is_one_step(solver) else solver
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,14 @@ class Condition:
     @property
     def takes_feedback(self) -> bool:
         """Whether some layer has feedback weights ψ of its own."""
-        rules = [self.rule] if isinstance(self.rule, Rule) else self.rule.values()
-        return any(rule.feedback != "transpose" for rule in rules)
+        return any(
+            rule.feedback != "transpose" for rule in rule_of_each_pattern(self.rule).values()
+        )
+
+
+def rule_of_each_pattern(rules: Rules) -> Mapping[str, Rule]:
+    """{pattern of layer names: Rule}; a single Rule is that of every layer, "*"."""
+    return {"*": rules} if isinstance(rules, Rule) else rules
 
 
 def check_conditions(names: Sequence[str], known: Mapping[str, Condition]) -> None:
