@@ -14,13 +14,8 @@ from plots.common.command_line import main
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw every figure of a run into its folder."""
-    paths = []
     figures = FIGURES | (lag.FIGURES if "bp_error" in results else {})
-    for name, figure_of in figures.items():
-        figure = figure_of(results)
-        paths += style.save(figure, folder, name)
-        plt.close(figure)
-    return paths
+    return style.draw_each(figures, results, folder)
 
 
 def activities(results: xr.Dataset) -> Figure:

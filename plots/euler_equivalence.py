@@ -17,20 +17,14 @@ from plots.common.command_line import main
 from plots.common.learning_curves import draw_accuracy
 
 PAPER = (0.1, 100)
-"""Step and iterations of the paper, marked in every panel."""
+"""Step h [τ] and number of iterations n of the paper, marked in every panel."""
 STAR: dict[str, Any] = {"marker": "*", "color": "k", "ls": "", "ms": 10, "zorder": 5}
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    paths = draw_accuracy(results, folder)
-    for name, figure_of in FIGURES.items():
-        if name == "training" and "compared" not in results:
-            continue
-        figure = figure_of(results)
-        paths += style.save(figure, folder, name)
-        plt.close(figure)
-    return paths
+    figures = FIGURES | ({"training": training} if "compared" in results else {})
+    return draw_accuracy(results, folder) + style.draw_each(figures, results, folder)
 
 
 def weights(results: xr.Dataset) -> Figure:
@@ -40,7 +34,7 @@ def weights(results: xr.Dataset) -> Figure:
     looks = style.of(results.weighted_by.values)
     for name, look in looks.items():
         here = results.weight.sel(weighted_by=name)
-        (line,) = left.plot(results.lag, here, label="ODE" if name == "exact" else name, ms=3)
+        (line,) = left.plot(results.lag, here, label=_label(name), ms=3)
         line.set(**look)
     left.set(xlabel="units between error and arrival, $k$", ylabel="weight $P_k$")
     left.set_title(f"at the paper's setting: {n} steps of {step:g} $\\tau$")
@@ -147,7 +141,7 @@ def training(results: xr.Dataset) -> Figure:
         axes.plot(pairs, np.full(len(pairs), i), "o", color="0.5", ms=4, mfc="none")
         axes.plot([pair.interval_low, pair.interval_high], [i, i], "k-", lw=2)
         axes.plot(pair.difference, i, "ks", ms=6)
-    axes.set_yticks(range(len(names)), [f"{name} − {_word(first)}" for name in names])
+    axes.set_yticks(range(len(names)), [f"{name} − {_label(first)}" for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel("difference of the final test accuracy [points]")
     handles = [
@@ -163,11 +157,12 @@ def training(results: xr.Dataset) -> Figure:
     return figure
 
 
-def _word(name: str) -> str:
+def _label(name: str) -> str:
+    """The name of a scheme in figures."""
     return "ODE" if name == "exact" else name
 
 
-FIGURES = {"weights": weights, "errors": errors, "to_backprop": to_backprop, "training": training}
+FIGURES = {"weights": weights, "errors": errors, "to_backprop": to_backprop}
 
 if __name__ == "__main__":
     main("euler_equivalence", draw, __doc__)

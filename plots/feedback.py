@@ -14,10 +14,7 @@ from plots.common.run_results import seeds
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    figure = angles(results)
-    paths = [*draw_accuracy(results, folder), *style.save(figure, folder, "angles")]
-    plt.close(figure)
-    return paths
+    return draw_accuracy(results, folder) + style.draw_each({"angles": angles}, results, folder)
 
 
 def angles(results: xr.Dataset) -> Figure:

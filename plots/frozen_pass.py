@@ -16,12 +16,9 @@ from plots.common.run_results import seeds, standard_error
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    paths = draw_accuracy(results, folder)
-    if "tau_z" in results and np.isfinite(results.tau_z).sum() > 1:
-        figure = trace(results)
-        paths += style.save(figure, folder, "trace")
-        plt.close(figure)
-    return paths
+    has_traces = "tau_z" in results and np.isfinite(results.tau_z).sum() > 1
+    figures = {"trace": trace} if has_traces else {}
+    return draw_accuracy(results, folder) + style.draw_each(figures, results, folder)
 
 
 def trace(results: xr.Dataset) -> Figure:

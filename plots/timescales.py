@@ -23,18 +23,10 @@ PREDICTED: dict[str, Any] = {"lw": 6, "alpha": 0.25, "zorder": 0, "solid_capstyl
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    figures = {
-        "one_stimulus": one_stimulus(results),
-        "phase_map": phase_map(results),
-        "loss_map": loss_map(results),
-    }
+    figures = {"one_stimulus": one_stimulus, "phase_map": phase_map, "loss_map": loss_map}
     if _learns_feedback(results):
-        figures["angle_map"] = angle_map(results)
-    paths = []
-    for name, figure in figures.items():
-        paths += style.save(figure, folder, name)
-        plt.close(figure)
-    return paths
+        figures["angle_map"] = angle_map
+    return style.draw_each(figures, results, folder)
 
 
 def one_stimulus(results: xr.Dataset) -> Figure:

@@ -1,5 +1,6 @@
 """Figures of activities that follow a gradient which moves, as weights learn meanwhile."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from plots.common import panels, style
-from plots.common.run_results import slow_axes
+from plots.common.run_results import SLOW, slow_axes
 
 
 def moving_gradient(results: xr.Dataset) -> Figure:
@@ -88,7 +89,7 @@ _MOST_CURVES = 6
 
 
 def _subtitle(results: xr.Dataset) -> str:
-    count = results.sizes["tau_w"] * results.sizes["tau_psi"] * results.sizes["tau_z"]
+    count = math.prod(results.sizes[axis] for axis in SLOW)
     left_out = f"\n{_MOST_CURVES} of {count} combinations" if count > _MOST_CURVES else ""
     return (
         f"$g(t)$: where they would settle if weights stood still now; "
@@ -98,8 +99,8 @@ def _subtitle(results: xr.Dataset) -> str:
 
 def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[str, Any]]]:
     """Combinations of slow time constants, evenly chosen where there are many, and their looks."""
-    letters = {"tau_w": "W", "tau_psi": "\\psi", "tau_z": "z"}
-    cells = results.stack(cell=list(letters))
+    letters = dict(zip(SLOW, ("W", "\\psi", "z"), strict=True))
+    cells = results.stack(cell=list(SLOW))
     moving = slow_axes(results)
     chosen = np.unique(np.linspace(0, cells.sizes["cell"] - 1, _MOST_CURVES).round().astype(int))
     picked = [cells.isel(cell=i) for i in chosen]

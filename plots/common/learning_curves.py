@@ -54,7 +54,5 @@ def accuracy(results: xr.Dataset) -> Figure:
 
 def draw_accuracy(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw accuracies into a folder, and write the table of the last ones."""
-    figure = accuracy(results)
-    paths = style.save(figure, folder, "accuracy")
-    plt.close(figure)
+    paths = style.draw_each({"accuracy": accuracy}, results, folder)
     return [*paths, style.write(table(results).to_csv(float_format="%.3f"), folder / "table.csv")]

@@ -2,11 +2,13 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import seaborn as sns
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -97,6 +99,18 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
 def _as_read(label: str) -> str:
     """A label without the marks of its formulas."""
     return re.sub(r"[{}$_]", "", re.sub(r"\\[a-z]+", "x", label))
+
+
+def draw_each(
+    figures: Mapping[str, Callable[[xr.Dataset], Figure]], results: xr.Dataset, folder: Path
+) -> list[Path]:
+    """Draw figures of the same results, one at a time, and save each under its name."""
+    paths = []
+    for name, figure_of in figures.items():
+        figure = figure_of(results)
+        paths += save(figure, folder, name)
+        plt.close(figure)
+    return paths
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
