@@ -1,11 +1,6 @@
 """studies/convergence.py as a user runs it, and its figures."""
 
-import json
-import re
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,73 +10,20 @@ import xarray as xr
 from scipy.special import gammainccinv
 
 import ardyn
-from ardyn import Adaptive, DivergenceError, InputError
+from ardyn import Adaptive, DivergenceError
 from plots.common import run_results
 from plots.convergence import FIGURES, draw
 from studies.convergence import Config, run
 from studies.problems import images, networks
-from studies.running.command_line import main, training_set
 from studies.running.variables import relaxation_summary as summary
-
-DIGITS = images.load("digits", torch.float64)
-ROOT = Path(__file__).parents[2]
-SMALL = Config(
-    solver=("exact", "euler", "dopri5"),
-    tau_x=(1.0, 2.0),
-    duration=20.0,
-    sizes=(64, 12, 10),
-    batch_size=6,
-    depths=(2, 5),
-)
-FLAGS = [
-    *(
-        "--solver",
-        "exact",
-        "euler",
-        "--tau-x",
-        "1",
-        "--duration",
-        "12",
-        "--sizes",
-        "64",
-        "12",
-        "10",
-    ),
-    *("--batch-size", "6", "--depths", "2", "3"),
-]
-
+from tests.studies.convergence_runs import DIGITS, FLAGS, SMALL, said, study
 
 EQUILIBRIUM = ("--reference", "equilibrium")
-
-
-def study(monkeypatch, *flags):
-    """The command line, in this process; returns the exit status."""
-    monkeypatch.setattr("sys.argv", ["convergence.py", *map(str, flags)])
-    try:
-        main("convergence", Config, lambda c, d, _: run(c, d), summary, draw, "", training_set)
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
-def said(capsys):
-    """Everything printed, without the boxes around it."""
-    captured = capsys.readouterr()
-    return re.sub(r"[│\s]+", " ", captured.err + captured.out)
 
 
 @pytest.fixture(scope="module")
 def results():
     return run(SMALL, DIGITS)
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """A folder of runs, with one that a user made from a shell."""
-    folder = tmp_path_factory.mktemp("runs")
-    script = [sys.executable, str(ROOT / "studies/convergence.py")]
-    subprocess.run([*script, *FLAGS, "--out", str(folder)], check=True, capture_output=True)
-    return folder
 
 
 def test_measured_convergence_times_are_the_predicted_ones_which_scale_with_tau(results):
@@ -200,75 +142,6 @@ def test_graphs_relax_too(tmp_path, network, depths, lowest):
     assert len(draw(run_results.results(tmp_path, "convergence"), tmp_path)) == 2 * len(FIGURES)
 
 
-def test_what_is_missing_from_a_finished_run_is_made_again_or_told(out, monkeypatch, capsys):
-    (path,) = out.glob("convergence/*/manifest.json")
-    text = path.read_text()
-    path.write_text("{")
-    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 2
-    assert "cannot read manifest.json" in said(capsys)
-    path.unlink()
-    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 0
-    assert json.loads(path.read_text()).keys() == json.loads(text).keys()
-
-
-def test_results_that_lack_a_variable_are_not_drawn(results, tmp_path):
-    (tmp_path / "DONE").touch()
-    results.drop_vars("cosine").to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    with pytest.raises(InputError, match=r"results.nc lacks cosine; run the study again"):
-        run_results.results(tmp_path, "convergence")
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ('{"tau_x": [0]}', "tau-x must be positive and finite, got 0"),
-        ('{"batch_size": 2.7}', "2.7 is of type float @ $.batch_size"),
-        ('{"duration": true}', "True is of type bool @ $.duration"),
-        ('{"duration": 3, "seed": 1.0}', "1.0 is of type float @ $.seed"),
-        ("[]", "is not a configuration|cannot read"),
-    ],
-)
-def test_a_config_that_makes_no_sense_says_why(tmp_path, monkeypatch, capsys, text, told):
-    path = tmp_path / "config.json"
-    path.write_text(text)
-    assert study(monkeypatch, "--config", path, "--out", tmp_path) == 2
-    answer = said(capsys)
-    assert re.search(told if "|" in told else re.escape(told), answer), answer
-
-
-def test_a_run_leaves_everything_and_no_parts(out):
-    (folder,) = (out / "convergence").iterdir()
-    figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    rest = {"config.json", "results.nc", "manifest.json", "DONE"}
-    assert {path.name for path in folder.iterdir()} == figures | rest
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["seeds"] == [0]
-    assert manifest["data_checksum"] == xr.load_dataset(folder / "results.nc").data_checksum
-    pdf = (folder / "depth.pdf").read_bytes()
-    assert b"/FontFile2" in pdf  # TrueType, embedded
-
-
-def test_a_finished_run_is_not_computed_again(out, monkeypatch, capsys):
-    (path,) = out.glob("convergence/*/results.nc")
-    before = path.stat().st_mtime_ns
-    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 0
-    assert "Already computed, finished 2" in said(capsys)
-    assert path.stat().st_mtime_ns == before
-    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot", "--overwrite") == 0
-    assert path.stat().st_mtime_ns > before
-
-
-def test_a_run_that_was_stopped_while_drawing_is_not_computed_again(out, monkeypatch, capsys):
-    (done,) = out.glob("convergence/*/DONE")
-    done.unlink()
-    figure = done.with_name("depth.png")
-    figure.unlink()
-    assert study(monkeypatch, *FLAGS, "--out", out) == 0
-    assert "Already computed" in said(capsys)
-    assert done.exists()
-    assert figure.stat().st_mtime_ns <= done.stat().st_mtime_ns
-
-
 TINY = replace(SMALL, solver=("euler", "dopri5"), tau_x=(1.0,), depths=(2,), duration=6.0)
 TINY = replace(TINY, sizes=(64, 12, 11, 10))
 
@@ -349,23 +222,6 @@ def test_what_is_stored_is_what_the_relaxation_says(tiny):
     np.testing.assert_allclose(tiny.depth_default, first, rtol=1e-9)
 
 
-def test_a_finished_run_with_other_data_is_not_passed_off(out, monkeypatch, capsys):
-    (path,) = out.glob("convergence/*/manifest.json")
-    text = path.read_text()
-    path.write_text(text.replace(json.loads(text)["data_checksum"], "0" * 64))
-    assert study(monkeypatch, *FLAGS, "--out", out, "--no-plot") == 2
-    assert "other data" in said(capsys)
-    path.write_text(text)
-
-
-def test_a_stored_config_gives_the_same_run_and_flags_override_it(out, monkeypatch, capsys):
-    (stored,) = out.glob("convergence/*/config.json")
-    assert study(monkeypatch, "--config", stored, "--out", out, "--no-plot") == 0
-    assert "Already computed" in said(capsys)
-    assert study(monkeypatch, "--config", stored, "--tau-x", "-3", "--out", out) == 2
-    assert "-3.0" in said(capsys)
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -398,26 +254,3 @@ def test_wrong_flags_are_answered_in_a_sentence(tmp_path, monkeypatch, capsys, f
     assert study(monkeypatch, "--out", tmp_path, *flags) == 2
     assert told in said(capsys)
     assert not list(tmp_path.iterdir())
-
-
-def test_an_incomplete_results_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no DONE"):
-        run_results.results(tmp_path, "convergence")
-    (tmp_path / "DONE").touch()
-    (tmp_path / "results.nc").write_bytes(b"half a file")
-    with pytest.raises(InputError, match="run the study again"):
-        run_results.results(tmp_path, "convergence")
-
-
-def test_the_plot_script_refuses_a_folder_without_results(tmp_path):
-    script = [sys.executable, str(ROOT / "plots/convergence.py"), str(tmp_path)]
-    refused = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: ")
-
-
-def test_a_config_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "config.json"
-    path.write_text('{"colour": "green"}')
-    assert study(monkeypatch, "--config", path, "--out", tmp_path) == 2
-    assert "colour" in said(capsys)
