@@ -18,15 +18,15 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
 
 
 def angles(results: xr.Dataset) -> Figure:
-    """Angles over epochs, layer by layer: AR against BP gradients, and ψ against Wᵀ."""
+    """Angles over epochs for each layer: between AR and BP gradients, and between ψ and Wᵀ."""
     layers = results.layer.values
     size = (2.2 * len(layers) + 0.6, 5)
     figure, panels = plt.subplots(
         2, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False
     )
     rows = {
-        "gradient_angle": "AR to BP gradient\n[degrees]",
-        "feedback_angle": "$\\psi$ to $W^T$\n[degrees]",
+        "gradient_angle": "angle between AR and\nBP gradients [degrees]",
+        "feedback_angle": "angle between\n$\\psi$ and $W^T$ [degrees]",
     }
     for row, (name, label) in zip(panels, rows.items(), strict=True):
         for layer, axes in zip(layers, row, strict=True):
@@ -37,7 +37,9 @@ def angles(results: xr.Dataset) -> Figure:
         top.set(title=f"layer {layer}", xlabel="")
     panels[0][0].set_ylim(-3, 100)
     style.legend_below(figure, lines)
-    figure.suptitle(f"Alignment of feedback and gradients, {seeds(results)}; grey: at random")
+    style.title(
+        figure, f"Alignment of gradients and of feedback weights, {seeds(results)}\ngrey line: 90°"
+    )
     return figure
 
 

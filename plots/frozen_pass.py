@@ -36,14 +36,14 @@ def trace(results: xr.Dataset) -> Figure:
     handles = [style.handle(f"layer {layer}", **look) for layer, look in looks.items()]
     style.legend_below(figure, handles)
     figure.suptitle(
-        f"How long must a synapse remember the feed-forward activity?\n"
+        f"Effect of the time constant of the activity trace\n"
         f"{results.attrs['title']}, {int(last.epoch)} epochs, {seeds(results)}"
     )
     return figure
 
 
 def _against_tau(axes: Axes, x: xr.DataArray, look: dict[str, object]) -> None:
-    """Mean ± standard error; τ_z = 0 and ∞ stand at the ends."""
+    """Mean ± standard error against τ_z; 0 and ∞ are drawn at the ends of the axis."""
     tau = x.tau_z.values
     inner = tau[(tau > 0) & np.isfinite(tau)]
     low, high = inner.min() / 4, inner.max() * 4

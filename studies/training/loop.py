@@ -1,4 +1,4 @@
-"""Training over conditions, seeds and epochs, which every study that trains shares."""
+"""Training over conditions, seeds and epochs, for all studies that train."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -74,7 +74,7 @@ def train_conditions(
     Args:
         conditions: by name.
         make: makes a network, its weights drawn with the generator.
-        probe: further measures of a learner, taken with each test.
+        probe: further measures of a learner, computed with each test.
 
     Returns:
         "accuracy" [%] and "test_loss", [condition, seed, epoch], and the measures of ``probe``.
@@ -88,10 +88,10 @@ def train_conditions(
     for each in conditions.values():
         _check_first_batch(config, make_learner(config, each, make), sets.train)
     saved = {name: checkpoints.load(name) for name in conditions}
-    left = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
+    remaining = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
     samples = len(sets.train.inputs) * len(config.seeds)
     histories = []
-    with tqdm(total=left * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
+    with tqdm(total=remaining * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
 
         def after_batch(count: int, status: str) -> None:
             progress.set_postfix_str(status, refresh=False)
@@ -107,7 +107,7 @@ def train_conditions(
 
 
 def _check_first_batch(config: Training, learner: Learner, train: images.Data) -> None:
-    """Raise InputError for settings that cannot be used, before anything is computed."""
+    """Raise InputError for a batch size, rule or solver that cannot be used."""
     first = next(ardyn.batches(len(train.inputs), config.batch_size, config.seeds, 1))
     if learner.method == "ar":
         sim = ardyn.Relaxation(
@@ -138,14 +138,14 @@ class _Loop:
     def run(self, saved: dict[str, Any] | None) -> xr.Dataset:
         """Train from the start, or from a checkpoint."""
         if saved is None:
-            rows = [self._measured(0)]
+            rows = [self._test(0)]
         else:
             self.learner.restore(saved["learner"])
             rows = [xr.Dataset.from_dict(each) for each in saved["history"]]
         for epoch in range(len(rows), self.config.epochs + 1):
             batches = self._epoch(epoch)
             try:
-                rows.append(self._measured(epoch))
+                rows.append(self._test(epoch))
             except ArdynError as error:
                 raise self._diverged(epoch, batches, str(error)) from error
             if not np.isfinite(rows[-1].test_loss).all():
@@ -156,7 +156,7 @@ class _Loop:
         return xr.concat(rows, "epoch")
 
     def _epoch(self, epoch: int) -> int:
-        """One update per batch; returns the number of batches."""
+        """Update the weights once per batch; returns the number of batches."""
         train, config = self.sets.train, self.config
         rows, number = ardyn.batches(len(train.inputs), config.batch_size, config.seeds, epoch), 0
         for number, batch in enumerate(rows, start=1):
@@ -178,7 +178,8 @@ class _Loop:
             f"use a learning rate below {self.config.learning_rate:g}"
         )
 
-    def _measured(self, epoch: int) -> xr.Dataset:
+    def _test(self, epoch: int) -> xr.Dataset:
+        """Accuracy and loss on the test set, and the measures of ``probe``."""
         test = self.sets.test
         loss, accuracy = ardyn.evaluate(
             self.learner.model, test.inputs, test.targets, self.config.loss

@@ -51,12 +51,12 @@ def test_euler_error_falls_with_its_step_and_work_counts_the_steps(results):
     assert slope == pytest.approx(-1, abs=0.1)
 
 
-def test_depth_follows_the_law(results):
+def test_convergence_times_of_chains_are_the_analytic_ones(results):
     np.testing.assert_allclose(results.depth_law, gammainccinv(results.depth - 1, 1e-3))
     np.testing.assert_allclose(results.depth_measured, results.depth_law, rtol=1e-3)
 
 
-def test_a_solver_that_fails_leaves_the_others_their_results(capsys, monkeypatch):
+def test_results_of_other_solvers_remain_when_one_fails(capsys, monkeypatch):
     def fail(self, system, times, stop=None):
         if self.method == "dopri5":
             raise DivergenceError("the relaxation left the finite numbers by t = 3")
@@ -77,7 +77,7 @@ def test_a_solver_that_fails_leaves_the_others_their_results(capsys, monkeypatch
         run(replace(SMALL, solver=("dopri5",)), DIGITS)
 
 
-def test_every_variable_explains_itself(results):
+def test_every_variable_has_a_long_name_and_a_unit(results):
     for name in results.variables:
         assert results[name].attrs["long_name"], name
         assert results[name].dtype.kind in "UOT" or results[name].attrs["units"], name
@@ -104,7 +104,7 @@ def test_a_nonlinear_rule_under_a_clamped_output_runs_and_draws(tmp_path):
     ],
     ids=["nonlinear", "float32", "feedback"],
 )
-def test_a_variation_runs_to_its_end_and_is_then_found(tmp_path, monkeypatch, capsys, flags):
+def test_a_variation_runs_and_is_not_computed_again(tmp_path, monkeypatch, capsys, flags):
     command = (*FLAGS, *flags, "--out", tmp_path, "--no-plot")
     assert study(monkeypatch, *command) == 0
     assert study(monkeypatch, *command) == 0
@@ -121,7 +121,7 @@ def test_a_variation_runs_to_its_end_and_is_then_found(tmp_path, monkeypatch, ca
     ("network", "depths", "lowest"),
     [("cnn", (2, 3), "conv1"), ("transformer", (1,), "embed"), ("lstm", (2, 4), "cell.0")],
 )
-def test_graphs_relax_too(tmp_path, network, depths, lowest):
+def test_other_networks_run_and_are_drawn(tmp_path, network, depths, lowest):
     config = replace(
         Config(network=network, depths=depths, layers=3, batch_size=3),
         solver=("exact", "euler"),
@@ -133,7 +133,7 @@ def test_graphs_relax_too(tmp_path, network, depths, lowest):
     assert lowest in found.layer.values
     last = found.relative_error.isel(time=-1, tau_x=0)
     assert (last < found.relative_error.isel(time=0, tau_x=0)).all()
-    # The longest path sets the law, and shorter ones lead the way.
+    # The analytic time is that of the longest path; with shorter paths the measured one is shorter.
     assert (found.depth_measured <= found.depth_law * 1.001).all()
     assert (found.depth_measured > 0.5 * found.depth_law).all()
     assert (np.diff(found.depth_default) > 0).all()
@@ -186,12 +186,12 @@ def test_every_setting_changes_the_results(tiny, name):
     assert not other.equals(tiny.drop_vars(clocks))
 
 
-def test_every_setting_is_tried():
+def test_every_setting_is_varied():
     elsewhere = {"network", "reference", "dataset", "device", "tau_w", "tau_psi", "tau_z"}
     assert set(OTHERWISE) | elsewhere == set(vars(TINY))
 
 
-def test_what_is_stored_is_what_the_relaxation_says(tiny):
+def test_stored_measures_are_those_of_the_trajectories(tiny):
     generator = torch.Generator().manual_seed(TINY.seed)
     inputs, targets = DIGITS.batch(TINY.batch_size, generator)
     model = ardyn.mlp(TINY.sizes, generator=generator).double()
@@ -231,7 +231,7 @@ def test_what_is_stored_is_what_the_relaxation_says(tiny):
         (["--solver", "euler", "--step", "3", "--tau-x", "1"], "h/τ ≥ 2"),
         (["--relaxation-derivative", "current"], "dopri5"),
         (["--dataset", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
-        (["--sizes", "64", "30"], "10 classes"),
+        (["--sizes", "64", "30"], "10, its classes"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--out", "/proc/nowhere"], "cannot write to /proc"),
         (["--batch-size", "5000"], "1797"),
@@ -244,13 +244,13 @@ def test_what_is_stored_is_what_the_relaxation_says(tiny):
         (["--threads", "0"], "threads must lie in 1"),
         (["--seed", "99999999999999999999"], "seed must lie in"),
         (["--device", "meta"], "no device 'meta' on this machine"),
-        (["--network", "cnn", "--sizes", "64", "10"], "belong to the network 'mlp'"),
-        (["--network", "lstm", "--depths", "7"], "64 pixels cannot be cut into 7 pieces"),
+        (["--network", "cnn", "--sizes", "64", "10"], "no effect on the network 'cnn'"),
+        (["--network", "lstm", "--depths", "7"], "64 pixels cannot be split into 7 segments"),
         (["--network", "lstn"], "lstm"),
         (["--relaxation-derivative", "current", "--solver", "rk4", *EQUILIBRIUM], "no closed form"),
     ],
 )
-def test_wrong_flags_are_answered_in_a_sentence(tmp_path, monkeypatch, capsys, flags, told):
+def test_wrong_flags_give_an_error_message(tmp_path, monkeypatch, capsys, flags, told):
     assert study(monkeypatch, "--out", tmp_path, *flags) == 2
     assert told in said(capsys)
     assert not list(tmp_path.iterdir())

@@ -59,7 +59,7 @@ def test_predicted_errors_are_the_measured_ones(digits, tmp_path):
     assert {path.stem for path in drawn} == {
         *("accuracy", "table", "weights", "errors", "to_backprop", "training")
     }
-    assert "total variation to the ODE" in euler_equivalence.summary(results)
+    assert "weights to the ODE's (total variation)" in euler_equivalence.summary(results)
     assert not np.allclose(results.state_error.isel(stage=0), results.state_error.isel(stage=1))
     losses = results.test_loss.isel(epoch=-1, seed=0).values.tolist()
     assert len(set(losses)) == len(losses)

@@ -24,10 +24,10 @@ def test_runs_of_several_conditions_are_drawn_together(tmp_path, digits):
     assert run_results.table(together)["test accuracy [%]"].iloc[0] == pytest.approx(
         float(first[0])
     )
-    with pytest.raises(InputError, match="differ in nothing but their conditions and seeds"):
+    with pytest.raises(InputError, match="differ only in their conditions and seeds"):
         run_results.together([runs[0], runs[0]])
     other = run(replace(SMALL, conditions=("a",), epochs=2), digits, tmp_path / "other")
-    with pytest.raises(InputError, match="differ in nothing but their conditions and seeds"):
+    with pytest.raises(InputError, match="differ only in their conditions and seeds"):
         run_results.together([runs[0], other])
 
 
@@ -44,12 +44,12 @@ def test_results_without_a_variable_are_refused(tmp_path):
     results = relax(convergence_runs.SMALL, convergence_runs.DIGITS)
     (tmp_path / "DONE").touch()
     results.drop_vars("cosine").to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    with pytest.raises(InputError, match=r"results.nc lacks cosine; run the study again"):
+    with pytest.raises(InputError, match=r"results.nc has no variable cosine; run the study again"):
         run_results.results(tmp_path, "convergence")
 
 
 def test_an_incomplete_results_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no DONE"):
+    with pytest.raises(InputError, match="no file DONE"):
         run_results.results(tmp_path, "convergence")
     (tmp_path / "DONE").touch()
     (tmp_path / "results.nc").write_bytes(b"half a file")
