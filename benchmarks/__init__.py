@@ -1,1 +1,1 @@
-"""Side-by-side timings, printed as ratios."""
+"""Timings of alternatives, in one process, printed as ratios."""

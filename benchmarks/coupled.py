@@ -1,7 +1,8 @@
-"""Speed of moving weights in the paper's MLP at batch 64 in float32, as ratios in one process.
+"""Speed of the coupled ODE of activities and weights in the paper's MLP, batch 64, float32.
 
-The unit of account is the bare arithmetic: three products (v ⊙ f′) W that send back, and the four
-products (v ⊙ f′)ᵀ x̄ that change the weights; and what torchdiffeq itself does with such a state.
+The references are the minimal arithmetic, three products (v ⊙ f′) W of the feedback and four
+products (v ⊙ f′)ᵀ x̄ of the weight update; and torchdiffeq's own steps for a state of the same
+size.
 """
 
 import torch
@@ -12,7 +13,7 @@ from ardyn.dynamics.coupled import Coupled
 from benchmarks.timing import Cases, Row, main
 
 ROWS = (
-    Row("coupled right-hand side", "bare arithmetic", at_most=2),
+    Row("coupled right-hand side", "minimal arithmetic", at_most=2),
     Row("coupled right-hand side", "right-hand side of the activities"),
     Row("30 coupled steps, euler", "torchdiffeq, 30 steps of y′ = −y, euler"),
     Row("30 coupled steps, rk4", "torchdiffeq, 30 steps of y′ = −y, rk4"),
@@ -34,7 +35,7 @@ def _cases(device: str) -> Cases:
     slopes = [passed.derivative[f"fc{i}"].value() for i in (1, 2, 3)]
     below = [inputs, *(passed.activity[f"fc{i}"] for i in (1, 2, 3))]
 
-    def bare() -> None:
+    def minimal() -> None:
         x = [state.activity[f"fc{i}"] for i in (1, 2, 3, 4)]
         local = [v * f for v, f in zip(x, slopes, strict=False)] + [x[3]]
         for v, W in zip(local[1:], weights[1:], strict=True):
@@ -43,7 +44,7 @@ def _cases(device: str) -> Cases:
             v.T @ x_below
 
     def leaks(method: str) -> object:
-        """30 steps of y′ = −y, for a state of that size."""
+        """30 steps of y′ = −y, for a state of the same size."""
         return torchdiffeq.odeint(
             lambda t, y: tuple(-x for x in y),
             state.tensors(),
@@ -53,13 +54,13 @@ def _cases(device: str) -> Cases:
         )
 
     @torch.no_grad()
-    def quietly(system: object, at: object) -> object:
+    def without_grad(system: object, at: object) -> object:
         return system(0.0, at)  # type: ignore[operator]
 
     return {
-        "bare arithmetic": bare,
-        "coupled right-hand side": lambda: quietly(coupled, state),
-        "right-hand side of the activities": lambda: quietly(dynamics, fast),
+        "minimal arithmetic": minimal,
+        "coupled right-hand side": lambda: without_grad(coupled, state),
+        "right-hand side of the activities": lambda: without_grad(dynamics, fast),
         "30 coupled steps, euler": lambda: sim.solve([3.0], ardyn.Fixed("euler", 0.1)),
         "torchdiffeq, 30 steps of y′ = −y, euler": lambda: leaks("euler"),
         "30 coupled steps, rk4": lambda: sim.solve([3.0], ardyn.Fixed("rk4", 0.1)),
@@ -68,4 +69,9 @@ def _cases(device: str) -> Cases:
 
 
 if __name__ == "__main__":
-    main("coupled", "Moving weights of 784-300-300-100-10, batch 64, float32", ROWS, _cases)
+    main(
+        "coupled",
+        "Activities and plastic weights of 784-300-300-100-10, batch 64, float32",
+        ROWS,
+        _cases,
+    )

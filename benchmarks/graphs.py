@@ -13,7 +13,10 @@ ROWS = (
     Row("CNN: ardyn.backward", "CNN: autograd forward and backward"),
     Row("chain: dopri5 at rtol 1e-6, t = 20", "chain: closed form, t = 20", at_least=20),
     Row("chain: 200 Euler steps", "chain: closed form of the 200 steps", at_least=20),
-    Row("chain: the watched run of a new batch", "chain: autograd forward and backward"),
+    Row(
+        "chain: set-up of a new batch (recorded forward pass)",
+        "chain: autograd forward and backward",
+    ),
 )
 
 
@@ -53,7 +56,9 @@ def _chain(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Cas
         "chain: dopri5 at rtol 1e-6, t = 20": lambda: _states(sim, 20.0, dopri5),
         "chain: closed form of the 200 steps": lambda: _states(sim, 20.0, ardyn.ClosedForm(euler)),
         "chain: 200 Euler steps": lambda: _states(sim, 20.0, euler),
-        "chain: the watched run of a new batch": lambda: ardyn.Relaxation(model, inputs, targets),
+        "chain: set-up of a new batch (recorded forward pass)": lambda: ardyn.Relaxation(
+            model, inputs, targets
+        ),
         "chain: autograd forward and backward": lambda: _backprop(model, inputs, targets),
     }
 

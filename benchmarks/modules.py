@@ -1,8 +1,8 @@
-"""Cost of relaxing modules to their equilibrium, beside forward and ``loss.backward()``; float32.
+"""Cost of relaxing modules to equilibrium, relative to forward and ``loss.backward()``; float32.
 
-ResNet-18 (images of 64 × 64), a transformer encoder of 4 layers (64 tokens), 50 layers and a U-Net,
-at sizes that are used and at small ones, where the cost of each call counts; and the training step
-of the paper's CNN.
+ResNet-18 (images of 64 × 64), a transformer encoder of 4 layers (64 tokens), 50 fully connected
+layers and a U-Net, at usual sizes and at small ones, at which the overhead of each call dominates;
+and the training step of the paper's CNN.
 """
 
 import copy
@@ -58,9 +58,8 @@ def _cases(device: str) -> Cases:
 
 
 def _module(name: str, model: nn.Module, inputs: Tensor) -> Cases:
-    targets = torch.randn_like(
-        model(inputs)
-    )  # zeros would leave nothing to send back through a norm
+    # Random, as after a normalisation the gradient of Σ (x − 0)² vanishes.
+    targets = torch.randn_like(model(inputs))
 
     def backprop() -> None:
         model.zero_grad()

@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing side by side in one process, and the table of ratios."""
+"""Timing of several computations in one process, and the table of ratios, for all benchmarks."""
 
 import math
 import platform
@@ -12,17 +12,18 @@ import torch
 import tyro
 from torch.utils.benchmark import Timer
 
-from plots.common.command_line import refusing
+from plots.common.command_line import exit_on_error
 from studies.running.run_folder import check_device
 
 ROUNDS = 5
-"""Every entry is timed once per round, so that a drifting clock touches all alike."""
+"""Every computation is timed once per round, so that slow changes of processor speed affect all
+equally."""
 Cases = Mapping[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: time of ``what`` over time of ``over``."""
+    """One ratio: time of ``what`` over time of ``over``, with the target that it should meet."""
 
     what: str
     over: str
@@ -30,28 +31,28 @@ class Row:
     at_least: float = 0.0
 
     @property
-    def bar(self) -> str:
-        """What the ratio should be; empty where there is no bar."""
+    def target(self) -> str:
+        """The target of the ratio; empty if there is none."""
         below = f"≤ {self.at_most:g}" if self.at_most < math.inf else ""
         return f"≥ {self.at_least:g}" if self.at_least else below
 
     def verdict(self, ratio: float) -> str:
-        """Whether the bar is met; empty where there is none."""
+        """Whether the target is met; empty if there is none."""
         is_met = self.at_least <= ratio <= self.at_most
-        return ("met" if is_met else "missed") if self.bar else ""
+        return ("met" if is_met else "missed") if self.target else ""
 
 
 def main(name: str, title: str, rows: Sequence[Row], cases: Callable[[str], Cases]) -> None:
-    """The command line of a benchmark: time, and print the ratios."""
+    """Run a benchmark from the command line."""
 
     def script(device: str = "cpu", save: bool = False) -> None:
-        """Time, and print the ratios.
+        """Time the computations, and print the table of ratios.
 
         Args:
-            device: where to compute: cpu, cuda, …
-            save: also keep the table under benchmarks/results/, dated.
+            device: Device to compute on: cpu, cuda, cuda:1, …
+            save: Also write the table to benchmarks/results/NAME-DATE-DEVICE.md.
         """
-        with refusing():
+        with exit_on_error():
             check_device(device)
         table = _table(title, rows, _time(cases(device)), device)
         print(table)
@@ -60,13 +61,13 @@ def main(name: str, title: str, rows: Sequence[Row], cases: Callable[[str], Case
             folder.mkdir(exist_ok=True)
             path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}-{torch.device(device).type}.md"
             path.write_text(table)
-            print(f"kept as {path}")
+            print(f"saved as {path}")
 
     tyro.cli(script)
 
 
 def _time(cases: Cases) -> dict[str, list[float]]:
-    """Medians in seconds, one per round."""
+    """Median time of each computation in each round, in seconds."""
     threads = torch.get_num_threads()
     timers = {
         name: Timer("run()", globals={"run": run}, num_threads=threads)
@@ -80,7 +81,7 @@ def _time(cases: Cases) -> dict[str, list[float]]:
 
 
 def _ratio(row: Row, seconds: Mapping[str, list[float]]) -> float:
-    """The median over rounds, each of which compares what ran side by side."""
+    """The median over rounds of the ratio within a round."""
     pairs = zip(seconds[row.what], seconds[row.over], strict=True)
     return median(what / over for what, over in pairs)
 
@@ -94,12 +95,12 @@ def _table(title: str, rows: Sequence[Row], seconds: Mapping[str, list[float]], 
         f"{name} ({where.type}), {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}; medians of {ROUNDS} rounds",
         "",
-        "| time of | over time of | ratio | bar | |",
+        "| time of | over time of | ratio | target | |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         ratio = _ratio(row, seconds)
-        cells = (row.what, row.over, f"{ratio:.2f}", row.bar, row.verdict(ratio))
+        cells = (row.what, row.over, f"{ratio:.2f}", row.target, row.verdict(ratio))
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| | milliseconds |", "| --- | --- |"]
     lines += [f"| {name} | {1e3 * median(each):.3f} |" for name, each in seconds.items()]

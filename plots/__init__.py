@@ -1,1 +1,1 @@
-"""Figures: each file reads a results folder and draws; nothing is computed again."""
+"""Figures of the studies, drawn from the stored results of a run."""

@@ -10,21 +10,17 @@ from matplotlib.lines import Line2D
 
 from plots.common import lag, panels, style
 from plots.common.command_line import main
+from plots.common.run_results import REFERENCES
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw every figure of a run into its folder."""
-    paths = []
     figures = FIGURES | (lag.FIGURES if "bp_error" in results else {})
-    for name, figure_of in figures.items():
-        figure = figure_of(results)
-        paths += style.save(figure, folder, name)
-        plt.close(figure)
-    return paths
+    return style.draw_each(figures, results, folder)
 
 
 def activities(results: xr.Dataset) -> Figure:
-    """Activity trajectories of some neurons against their BP gradients, layer by layer."""
+    """Activities of some neurons over time, and their reference g, for each layer and τ."""
     figure, grid = panels.layer_grid(results, rows=results.tau_x.values)
     looks = style.of(results.solver.values)
     for tau, row in zip(results.tau_x.values, grid, strict=True):
@@ -44,14 +40,14 @@ def activities(results: xr.Dataset) -> Figure:
     style.legend_below(figure, [*solvers, goal])
     style.title(
         figure,
-        f"Activities relax onto the {_goal(results)}\n"
-        "colours: the neurons of the largest gradients, first sample",
+        f"Activities over time, and the {_goal(results)}\n"
+        "colours: neurons with the largest gradients, first sample",
     )
     return figure
 
 
 def relative_error(results: xr.Dataset) -> Figure:
-    """Relative error over time per layer, with the convergence times marked."""
+    """Relative error over time for each layer and τ, with the convergence times marked."""
     figure, grid = panels.layer_grid(results, rows=results.tau_x.values, share_y="all")
     tolerance = results.attrs["tolerance"]
     for tau, row in zip(results.tau_x.values, grid, strict=True):
@@ -67,15 +63,18 @@ def relative_error(results: xr.Dataset) -> Figure:
             axes.set_xlim(0, float(results.time[-1]))
         row[0].set_ylabel(f"$\\tau$ = {tau:g}\n$\\|x - g\\| / \\|g\\|$")
     panels.label_columns(results, grid, panels.TIME)
-    # float64 has no more to say below.
+    # Relative errors below 1e-16 are rounding errors of float64.
     grid[0, 0].set_ylim(bottom=max(grid[0, 0].get_ylim()[0], 1e-16))
     style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
-    style.title(figure, f"Relative error to the {_goal(results)}\nmarkers: convergence time")
+    style.title(
+        figure,
+        f"Relative error of the activities to the {_goal(results)}\nmarkers: convergence time",
+    )
     return figure
 
 
 def direction_and_length(results: xr.Dataset) -> Figure:
-    """Cosine and norm ratio over time: the two halves of an error."""
+    """Cosine and norm ratio over time: the error in direction and in length."""
     tau = results.tau_x.values[0]
     names = {"cosine": "cosine of $x$ and $g$", "norm_ratio": "$\\|x\\| / \\|g\\|$"}
     figure, grid = panels.layer_grid(results, rows=names, share_y="row")
@@ -88,36 +87,41 @@ def direction_and_length(results: xr.Dataset) -> Figure:
         row[0].set_ylabel(label)
     panels.label_columns(results, grid, panels.TIME)
     style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
-    style.title(figure, f"Direction and length beside the {_goal(results)}, $\\tau$ = {tau:g}")
+    style.title(
+        figure,
+        f"Direction and length of activities relative to the {_goal(results)}, $\\tau$ = {tau:g}",
+    )
     return figure
 
 
 def work_precision(results: xr.Dataset) -> Figure:
-    """Error against evaluations and against wall time, for all solvers."""
+    """Work–precision diagrams: error against evaluations and against wall time, all solvers."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
     for solver, look in style.of(results.solver.values).items():
         here = results.sel(solver=solver)
         error = panels.positive(here.work_error)
         left.loglog(panels.positive(here.work_evaluations), error, ms=4, **look)
         right.loglog(here.work_wall_time * 1e3, error, label=solver, ms=4, **look)
-    left.set_xlabel("evaluations of the right-hand side (exact: none)")
+    left.set_xlabel("evaluations of the right-hand side\n(not shown: exact, which has none)")
     right.set_xlabel("wall time [ms]")
-    left.set_ylabel("relative error at $t = 5\\tau$, worst layer")
+    left.set_ylabel("relative error at $t = 5\\tau$,\nmaximum over layers")
     style.legend_below(figure, right.get_legend_handles_labels()[0])
     style.title(
         figure,
-        "Work and precision: steps $h = \\tau / 2^i$ or tolerances $10^{-i}$, against the exact "
-        "state\n(the exact solver: against dopri8 at its tightest)",
+        "Work and precision for steps $h = \\tau / 2^i$ or relative tolerances $10^{-i}$\n"
+        "error to the exact state; of the exact solver, to dopri8 at a tight tolerance",
     )
     return figure
 
 
 def depth(results: xr.Dataset) -> Figure:
-    """Convergence time of the lowest layer against depth, with the law."""
+    """Convergence time of the lowest unit against depth, measured and analytic."""
     figure, axes = plt.subplots(figsize=(4.8, 3.6))
-    law = "chain of $k$ units, the longest path: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance"
-    measured = "zero start, output clamped (dopri5)"
-    default = "feed-forward start, output relaxing (closed form)"
+    law = (
+        "analytic: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance, $k$ relaxing units on the longest path"
+    )
+    measured = "measured: zero initial state, output clamped (dopri5)"
+    default = "closed form: feed-forward initial state, output relaxing"
     axes.plot(results.depth, results.depth_law, "k-", label=law)
     axes.plot(results.depth, results.depth_measured, "o", color=style.COLOURS[0], label=measured)
     axes.plot(
@@ -134,17 +138,25 @@ def depth(results: xr.Dataset) -> Figure:
     axes.set_xlabel(results.attrs["depth_of"])
     axes.set_ylabel(f"time to {results.attrs['tolerance']:g} relative error [$\\tau$]")
     style.legend_below(figure, axes.get_legend_handles_labels()[0])
-    style.title(figure, f"Depth costs time: the lowest unit of the {results.attrs['network']}")
+    style.title(
+        figure, f"Convergence time against depth: lowest unit of the {results.attrs['network']}"
+    )
     return figure
 
 
 def time_constant(results: xr.Dataset) -> Figure:
-    """Convergence time against τ, measured and predicted, layer by layer."""
+    """Convergence time against τ, measured and predicted, for each layer."""
     figure, grid = panels.layer_grid(results, rows=["time"], share_y="all")
     for layer, axes in zip(results.layer.values, grid[0], strict=True):
         here = results.sel(layer=layer)
         if "predicted_time" in here:
-            axes.plot(results.tau_x, here.predicted_time, "k.-", lw=1, label="predicted (root)")
+            axes.plot(
+                results.tau_x,
+                here.predicted_time,
+                "k.-",
+                lw=1,
+                label="predicted by the closed form",
+            )
         for solver, look in style.of(results.solver.values).items():
             reached = here.convergence_time.sel(solver=solver)
             axes.plot(results.tau_x, reached, label=solver, **style.dots(look))
@@ -153,7 +165,7 @@ def time_constant(results: xr.Dataset) -> Figure:
         panels.log_axis(axes, "y")
         axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
     grid[0, 0].set_ylabel("convergence time\n[same unit as $\\tau$]")
-    panels.label_columns(results, grid, "time constant $\\tau$\n[your unit of time]")
+    panels.label_columns(results, grid, panels.TAU)
     style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
     style.title(
         figure, f"Time to {results.attrs['tolerance']:g} relative error to the {_goal(results)}"
@@ -172,9 +184,8 @@ FIGURES: dict[str, Callable[[xr.Dataset], Figure]] = {
 
 
 def _goal(results: xr.Dataset) -> str:
-    """What activities are compared with."""
-    equilibrium = results.attrs["reference"] == "equilibrium"
-    return f"{'equilibrium of the rule' if equilibrium else 'backprop gradient'} $g$"
+    """The name of the reference g."""
+    return f"{REFERENCES[results.attrs['reference']]} $g$"
 
 
 if __name__ == "__main__":

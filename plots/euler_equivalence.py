@@ -17,54 +17,48 @@ from plots.common.command_line import main
 from plots.common.learning_curves import draw_accuracy
 
 PAPER = (0.1, 100)
-"""Step and iterations of the paper, marked in every panel."""
+"""Step h [τ] and number of iterations n of the paper, marked in every panel."""
 STAR: dict[str, Any] = {"marker": "*", "color": "k", "ls": "", "ms": 10, "zorder": 5}
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    paths = draw_accuracy(results, folder)
-    for name, figure_of in FIGURES.items():
-        if name == "training" and "compared" not in results:
-            continue
-        figure = figure_of(results)
-        paths += style.save(figure, folder, name)
-        plt.close(figure)
-    return paths
+    figures = FIGURES | ({"training": training} if "compared" in results else {})
+    return draw_accuracy(results, folder) + style.draw_each(figures, results, folder)
 
 
 def weights(results: xr.Dataset) -> Figure:
-    """The schemes' weights at the paper's setting, and their distance to the ODE's."""
+    """Weights P_k of the schemes at the paper's setting, and their distance to the ODE's."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
     step, n = PAPER
     looks = style.of(results.weighted_by.values)
     for name, look in looks.items():
         here = results.weight.sel(weighted_by=name)
-        (line,) = left.plot(results.lag, here, label="ODE" if name == "exact" else name, ms=3)
+        (line,) = left.plot(results.lag, here, label=_label(name), ms=3)
         line.set(**look)
-    left.set(xlabel="units between error and arrival, $k$", ylabel="weight $P_k$")
-    left.set_title(f"at the paper's setting: {n} steps of {step:g} $\\tau$")
+    left.set(xlabel="number of units that an error is pulled back, $k$", ylabel="weight $P_k$")
+    left.set_title(f"{n} steps of {step:g} $\\tau$ (paper)")
     for name in results.scheme.values:
         _distances(right, results.distance.sel(scheme=name), looks[name])
     right.axvline(PAPER[0], color="k", ls=":", lw=1)
     curves = list(left.get_lines())
     left.axvline(PAPER[0] * n, color="k", ls=":", lw=1)
     bounded = results.step[results.step <= 1]
-    right.plot(bounded, bounded, "k--", lw=1, label="bound for Euler: $h / \\tau$")
+    right.plot(bounded, bounded, "k--", lw=1, label="bound for Euler: $h / \\tau$ (Le Cam)")
     right.set(xscale="log", yscale="log", ylim=(1e-13, 3), xlabel="step $h$ [$\\tau$]")
-    right.set_ylabel("total variation to the ODE's weights")
-    right.set_title("10 $\\tau$, as near as the iterations allow")
-    bound = Line2D([], [], color="k", ls="--", lw=1, label="bound for Euler: $h / \\tau$")
+    right.set_ylabel("total variation distance to the ODE's weights")
+    right.set_title("after about 10 $\\tau$")
+    bound = Line2D([], [], color="k", ls="--", lw=1, label="bound for Euler: $h / \\tau$ (Le Cam)")
     mark = Line2D(
         [], [], color="k", ls=":", lw=1, label="paper: $h$ = 0.1 $\\tau$, $t$ = 10 $\\tau$"
     )
     style.legend_below(figure, [*curves, bound, mark])
-    figure.suptitle("With one $\\tau$ a scheme is a distribution over how far errors have come")
+    style.title(figure, "Weights of pulled-back errors as probability distributions, equal $\\tau$")
     return figure
 
 
 def _distances(axes: Axes, distance: xr.DataArray, look: dict[str, Any]) -> None:
-    """Distance over the step, for as many steps as come nearest to 10 τ."""
+    """Distance against the step, for the number of steps whose duration is nearest to 10 τ."""
     steps, nearest = distance.step.values, []
     for step in steps:
         lengths = np.abs(np.log(distance.iterations.values * step / 10))
@@ -74,7 +68,7 @@ def _distances(axes: Axes, distance: xr.DataArray, look: dict[str, Any]) -> None
 
 
 def errors(results: xr.Dataset) -> Figure:
-    """Errors of state and gradient against the step: predicted lines, measured dots."""
+    """Errors of state and gradient against the step, predicted (lines) and measured (markers)."""
     stages = results.stage.values
     size = (2.6 * len(stages) + 1, 5)
     figure, panels = plt.subplots(
@@ -92,7 +86,7 @@ def errors(results: xr.Dataset) -> Figure:
                 if name == "euler" and PAPER[0] in here.step and is_paper:
                     at = here.sel(step=PAPER[0], how="measured")
                     axes.plot(PAPER[0], at, **STAR)
-        row[0].set_ylabel(f"{label}: relative\nerror to the ODE's")
+        row[0].set_ylabel(f"{label}: relative\ndistance to the ODE's")
     for stage, top, bottom in zip(stages, *panels, strict=True):
         top.set_title(f"after {stage} epoch{'' if stage == 1 else 's'}")
         bottom.set_xlabel("step $h$ [$\\tau$]")
@@ -104,12 +98,12 @@ def errors(results: xr.Dataset) -> Figure:
         Line2D([], [], label="paper's setting", **STAR),
     ]
     style.legend_below(figure, handles)
-    figure.suptitle("Error of the schemes at the end of a relaxation, against the ODE")
+    style.title(figure, "Distance of each scheme's final state and gradients to those of the ODE")
     return figure
 
 
 def to_backprop(results: xr.Dataset) -> Figure:
-    """Distance of the gradients to backprop's over steps and iterations, predicted."""
+    """Predicted distance of the gradients to backprop's, against steps and iterations."""
     last = results.bp_error.isel(stage=-1)
     names = last.scheme.values
     size = (2 * len(names) + 1.2, 2.9)
@@ -124,22 +118,30 @@ def to_backprop(results: xr.Dataset) -> Figure:
         axes.set(xscale="log", yscale="log", title=name, xlabel="step $h$ [$\\tau$]")
         axes.set_ylim(float(last.iterations.min()) / 1.5, float(last.iterations.max()) * 1.5)
     panels[0][0].set_ylabel("iterations $n$")
-    figure.colorbar(mesh, ax=panels[0].tolist(), label="relative distance", extend="both")
-    figure.suptitle(
-        f"Gradients' distance to backprop's, predicted\n"
-        f"epochs of training: {int(results.stage[-1])}; line: $n h$ = 10 $\\tau$, star: paper"
+    figure.colorbar(
+        mesh,
+        ax=panels[0].tolist(),
+        label="relative distance to\nthe backprop gradient",
+        extend="both",
+    )
+    stage = int(results.stage[-1])
+    style.title(
+        figure,
+        f"AR gradients compared with backprop, predicted by the closed form, after {stage} "
+        f"epoch{'' if stage == 1 else 's'}\n"
+        f"white line: $n h$ = 10 $\\tau$; star: paper; empty: unstable or not computed",
     )
     return figure
 
 
 def training(results: xr.Dataset) -> Figure:
-    """Whether training differs: final accuracies, paired over seeds."""
+    """Differences of final accuracy to the first scheme, paired over seeds."""
     first = results.condition.values[0]
     names = results.compared.values
     figure, axes = plt.subplots(figsize=(6, 0.7 * len(names) + 1.8))
     final = results.accuracy.isel(epoch=-1)
     margin = json.loads(results.attrs["config"])["margin"]
-    axes.axvspan(-margin, margin, color="0.92", label="margin of equivalence")
+    axes.axvspan(-margin, margin, color="0.92", label="equivalence margin")
     axes.axvline(0, color="0.6", lw=0.8)
     for i, name in enumerate(names):
         pair = results.sel(compared=name)
@@ -147,9 +149,9 @@ def training(results: xr.Dataset) -> Figure:
         axes.plot(pairs, np.full(len(pairs), i), "o", color="0.5", ms=4, mfc="none")
         axes.plot([pair.interval_low, pair.interval_high], [i, i], "k-", lw=2)
         axes.plot(pair.difference, i, "ks", ms=6)
-    axes.set_yticks(range(len(names)), [f"{name} − {_word(first)}" for name in names])
+    axes.set_yticks(range(len(names)), [f"{name} − {_label(first)}" for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel("difference of the final test accuracy [points]")
+    axes.set_xlabel("difference of final test accuracy [percentage points]")
     handles = [
         axes.patches[0],
         Line2D([], [], color="0.5", ls="", marker="o", mfc="none", label="one seed"),
@@ -157,17 +159,19 @@ def training(results: xr.Dataset) -> Figure:
     ]
     style.legend_below(figure, handles)
     step = json.loads(results.attrs["config"])["step"]
-    figure.suptitle(
-        f"Training with schemes of step {step:g} $\\tau$ (paper: {PAPER[0]:g}), paired over seeds"
+    style.title(
+        figure,
+        f"Final accuracy of training with each scheme, $h$ = {step:g} $\\tau$, paired over seeds",
     )
     return figure
 
 
-def _word(name: str) -> str:
+def _label(name: str) -> str:
+    """The name of a scheme in figures."""
     return "ODE" if name == "exact" else name
 
 
-FIGURES = {"weights": weights, "errors": errors, "to_backprop": to_backprop, "training": training}
+FIGURES = {"weights": weights, "errors": errors, "to_backprop": to_backprop}
 
 if __name__ == "__main__":
     main("euler_equivalence", draw, __doc__)

@@ -14,22 +14,19 @@ from plots.common.run_results import seeds
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    figure = angles(results)
-    paths = [*draw_accuracy(results, folder), *style.save(figure, folder, "angles")]
-    plt.close(figure)
-    return paths
+    return draw_accuracy(results, folder) + style.draw_each({"angles": angles}, results, folder)
 
 
 def angles(results: xr.Dataset) -> Figure:
-    """Angles over epochs, layer by layer: AR against BP gradients, and ψ against Wᵀ."""
+    """Angles over epochs for each layer: between AR and BP gradients, and between ψ and Wᵀ."""
     layers = results.layer.values
     size = (2.2 * len(layers) + 0.6, 5)
     figure, panels = plt.subplots(
         2, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False
     )
     rows = {
-        "gradient_angle": "AR to BP gradient\n[degrees]",
-        "feedback_angle": "$\\psi$ to $W^T$\n[degrees]",
+        "gradient_angle": "angle between AR and\nBP gradients [degrees]",
+        "feedback_angle": "angle between\n$\\psi$ and $W^T$ [degrees]",
     }
     for row, (name, label) in zip(panels, rows.items(), strict=True):
         for layer, axes in zip(layers, row, strict=True):
@@ -40,7 +37,9 @@ def angles(results: xr.Dataset) -> Figure:
         top.set(title=f"layer {layer}", xlabel="")
     panels[0][0].set_ylim(-3, 100)
     style.legend_below(figure, lines)
-    figure.suptitle(f"Alignment of feedback and gradients, {seeds(results)}; grey: at random")
+    style.title(
+        figure, f"Alignment of gradients and of feedback weights, {seeds(results)}\ngrey line: 90°"
+    )
     return figure
 
 

@@ -16,12 +16,9 @@ from plots.common.run_results import seeds, standard_error
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    paths = draw_accuracy(results, folder)
-    if "tau_z" in results and np.isfinite(results.tau_z).sum() > 1:
-        figure = trace(results)
-        paths += style.save(figure, folder, "trace")
-        plt.close(figure)
-    return paths
+    has_traces = "tau_z" in results and np.isfinite(results.tau_z).sum() > 1
+    figures = {"trace": trace} if has_traces else {}
+    return draw_accuracy(results, folder) + style.draw_each(figures, results, folder)
 
 
 def trace(results: xr.Dataset) -> Figure:
@@ -39,14 +36,14 @@ def trace(results: xr.Dataset) -> Figure:
     handles = [style.handle(f"layer {layer}", **look) for layer, look in looks.items()]
     style.legend_below(figure, handles)
     figure.suptitle(
-        f"How long must a synapse remember the feed-forward activity?\n"
+        f"Effect of the time constant of the activity trace\n"
         f"{results.attrs['title']}, {int(last.epoch)} epochs, {seeds(results)}"
     )
     return figure
 
 
 def _against_tau(axes: Axes, x: xr.DataArray, look: dict[str, object]) -> None:
-    """Mean ± standard error; τ_z = 0 and ∞ stand at the ends."""
+    """Mean ± standard error against τ_z; 0 and ∞ are drawn at the ends of the axis."""
     tau = x.tau_z.values
     inner = tau[(tau > 0) & np.isfinite(tau)]
     low, high = inner.min() / 4, inner.max() * 4

@@ -17,36 +17,34 @@ from matplotlib.lines import Line2D
 from plots.common import style
 from plots.common.command_line import main
 
+DIVERGED = 100
+"""Training counts as diverged when the test loss has grown by this factor."""
 PREDICTED: dict[str, Any] = {"lw": 6, "alpha": 0.25, "zorder": 0, "solid_capstyle": "butt"}
-"""Predictions lie as broad bands under the curves."""
+"""Style of predictions: broad bands under the curves."""
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
     """Draw the figures of a run into its folder."""
-    figures = {
-        "one_stimulus": one_stimulus(results),
-        "phase_map": phase_map(results),
-        "loss_map": loss_map(results),
-    }
-    if _learns_feedback(results):
-        figures["angle_map"] = angle_map(results)
-    paths = []
-    for name, figure in figures.items():
-        paths += style.save(figure, folder, name)
-        plt.close(figure)
-    return paths
+    figures = {"one_stimulus": one_stimulus, "phase_map": phase_map, "loss_map": loss_map}
+    if _has_plastic_feedback(results):
+        figures["angle_map"] = angle_map
+    return style.draw_each(figures, results, folder)
 
 
 def one_stimulus(results: xr.Dataset) -> Figure:
-    """The weight change of one stimulus against the backprop step, with the quasi-static limit.
+    """Weight change of one stimulus compared with the backprop step, and its quasi-static limit.
 
-    Where ψ learns, activities see ψ and never W: τ_W only scales the change, and τ_ψ shapes it.
+    With plastic ψ, activities depend on ψ but not on W, so that τ_W only scales the change: it is
+    then drawn against τ_ψ.
     """
     axis, label = "tau_w", "$\\tau_W / \\tau$"
-    if _learns_feedback(results):
+    if _has_plastic_feedback(results):
         axis, label = "tau_psi", "$\\tau_\\psi / \\tau$, for any $\\tau_W$"
     here = results.isel({"tau_psi": -1, "tau_w": -1} | {axis: slice(None)})
-    rows = {"cosine": "cosine to the BP step", "norm_ratio": "norm over that of\nthe BP step"}
+    rows = {
+        "cosine": "cosine to the\nbackprop step",
+        "norm_ratio": "norm ratio to the\nbackprop step",
+    }
     looks = style.of(results.window.values.tolist())
     figure, panels = plt.subplots(len(rows), 1, figsize=(5, 5), sharex=True)
     for axes, (name, y_label) in zip(panels, rows.items(), strict=True):
@@ -57,22 +55,26 @@ def one_stimulus(results: xr.Dataset) -> Figure:
             axes.plot(here[axis], quasi, color=look["color"], **PREDICTED)
         axes.set(xscale="log", ylabel=y_label)
     panels[-1].set(yscale="log", xlabel=label)
-    handles = [style.handle(f"plastic from {share:g} T", **look) for share, look in looks.items()]
+    handles = [style.handle(f"onset at {share:g} $T$", **look) for share, look in looks.items()]
     limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
     duration = json.loads(results.attrs["config"])["duration"]
-    style.title(figure, f"Weight change of one stimulus of T = {duration:g} $\\tau$")
+    style.title(
+        figure,
+        f"Weight change of one stimulus, $T$ = {duration:g} $\\tau$\n"
+        "for several onsets of plasticity",
+    )
     return figure
 
 
 def phase_map(results: xr.Dataset) -> Figure:
     """Accuracy after a stream of stimuli, simulated and predicted, and the difference.
 
-    Where weights are too slow to learn within the stream, both are low; where the quasi-static
-    prediction breaks down, the difference says so.
+    Both are low where weights are too slow to change much within the stream; the difference is
+    large where the quasi-static prediction does not hold.
     """
     scale = Scale("test accuracy [%]", Normalize(0, 100))
-    difference = Scale("difference [points]", Normalize(-50, 50), "RdBu", "both")
+    difference = Scale("difference\n[percentage points]", Normalize(-50, 50), "RdBu", "both")
     return _maps(results, "accuracy", scale, difference, str(results.attrs["title"]))
 
 
@@ -89,12 +91,12 @@ def angle_map(results: xr.Dataset) -> Figure:
         "angle between $\\psi$ and $W^T$,\nmean of layers [°]", Normalize(0, 90), extend="max"
     )
     difference = Scale("difference [°]", Normalize(-30, 30), "RdBu_r", "both")
-    return _maps(results, "angle", scale, difference, "Feedback weights")
+    return _maps(results, "angle", scale, difference, "Feedback alignment")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a map is coloured, and what its colour bar says."""
+    """Colour scale of a map, and the label of its colour bar."""
 
     label: str
     norm: Normalize
@@ -104,9 +106,9 @@ class Scale:
 
 
 def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title: str) -> Figure:
-    """Coupled ODE, quasi-static prediction and their difference.
+    """Maps of the coupled ODE, the quasi-static prediction, and their difference.
 
-    τ_W × window; where ψ learns, τ_W × τ_ψ in a column for each window.
+    Over τ_W and the window; with plastic ψ, over τ_W and τ_ψ, in a column for each window.
     """
     coupled, predicted = results[what], results[f"quasi_static_{what}"]
     kinds = {
@@ -114,12 +116,12 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
         "quasi-static prediction": (predicted, scale),
         "coupled − prediction": (_difference(coupled, predicted), difference),
     }
-    if _learns_feedback(results):
+    if _has_plastic_feedback(results):
         upwards, y_label = "tau_psi", "$\\tau_\\psi / \\tau$"
-        columns = {f"plastic from {w:g} T": {"window": w} for w in results.window.values}
+        columns = {f"onset at {w:g} $T$": {"window": w} for w in results.window.values}
         shape = len(kinds), len(columns)
     else:
-        upwards, y_label = "window", "plasticity begins at [T]"
+        upwards, y_label = "window", "onset of plasticity [$T$]"
         columns = {"": {"tau_psi": results.tau_psi.values[0]}}
         shape = 1, len(kinds)
     size = (3 * shape[1] + 1.4, 2.6 * shape[0] + 1)
@@ -138,8 +140,9 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
     stimuli = json.loads(results.attrs["config"])["stimuli"]
     style.title(
         figure,
-        f"{title} after {stimuli} stimuli\n×: learning was lost; in the difference, by both; "
-        f"lost, kept: by the coupled ODE alone",
+        f"{title} after {stimuli} stimuli\n×: training diverged (loss not finite, or more than "
+        f"{DIVERGED} times that at the start)\nin the difference, ×: both diverged; "
+        f"× ODE: the coupled ODE alone; × pred.: the prediction alone",
     )
     return figure
 
@@ -147,13 +150,13 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
 def _map(axes: Axes, values: xr.DataArray, scale: Scale) -> QuadMesh:
     mesh = axes.pcolormesh(values, norm=scale.norm, cmap=scale.colours)
     for axis, name in ((axes.xaxis, values.dims[1]), (axes.yaxis, values.dims[0])):
-        ticks = [_short(t) for t in values[name].values]
+        ticks = [_tick(t) for t in values[name].values]
         axis.set_ticks(np.arange(len(ticks)) + 0.5, ticks)
     for (j, i), value in np.ndenumerate(values):
         red, green, blue, _ = mesh.to_rgba(value)
         is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and np.isfinite(value)
         axes.text(
-            *(i + 0.5, j + 0.5, _in_a_cell(value)),
+            *(i + 0.5, j + 0.5, _cell_text(value)),
             ha="center",
             va="center",
             fontsize=6,
@@ -163,26 +166,26 @@ def _map(axes: Axes, values: xr.DataArray, scale: Scale) -> QuadMesh:
 
 
 def _difference(coupled: xr.DataArray, predicted: xr.DataArray) -> xr.DataArray:
-    """Coupled − predicted; −∞ where the coupled ODE alone was lost, ∞ where the prediction was."""
+    """Coupled − predicted; −∞ where the coupled ODE alone diverged, ∞ where the prediction did."""
     only_coupled, only_predicted = coupled.isnull(), predicted.isnull()
     difference = (coupled - predicted).where(~only_coupled | only_predicted, -np.inf)
     return difference.where(~only_predicted | only_coupled, np.inf)
 
 
-def _in_a_cell(value: float) -> str:
-    words = {-np.inf: "lost", np.inf: "kept"}
+def _cell_text(value: float) -> str:
+    words = {-np.inf: "×\nODE", np.inf: "×\npred."}
     if not np.isfinite(value):
         return words.get(value, "×")
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}" if abs(value) >= 0.01 else "0"
 
 
-def _learns_feedback(results: xr.Dataset) -> bool:
-    """Whether ψ learns in time; else Wᵀ is in its place."""
+def _has_plastic_feedback(results: xr.Dataset) -> bool:
+    """Whether feedback weights ψ are plastic; otherwise feedback is through Wᵀ."""
     return bool(np.isfinite(results.tau_psi).all())
 
 
-def _short(value: float) -> str:
-    """1000 as 10³: long numbers would run into each other."""
+def _tick(value: float) -> str:
+    """A tick label; 1000 as 10³, as long numbers would overlap."""
     power = np.log10(value) if value > 0 else 0.5
     return f"$10^{{{power:.0f}}}$" if power >= 3 and power % 1 == 0 else f"{value:g}"
 

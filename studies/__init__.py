@@ -1,1 +1,1 @@
-"""Studies: one file per question, each a frozen Config and a run(config)."""
+"""Studies: each file answers one question, with its settings (Config) and a function run."""

@@ -1,7 +1,8 @@
-"""How fast, and how exactly, do activities relax onto the backprop gradient?
+"""How fast, and how exactly, do activities relax onto the backprop (BP) gradient?
 
-Relaxes one batch of real images with each solver and each time constant, and compares the
-activities over time with the BP gradients, and with the exact trajectory.
+Relaxes one batch of images with each solver and each time constant, and compares the activities
+over time with the BP gradients and with the exact trajectory; measures the error of each solver
+against its cost, and the convergence time against the depth of the network.
 """
 
 import itertools
@@ -30,65 +31,73 @@ from studies.running import flags, variables
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import main, training_set
 from studies.running.run_folder import RunFolder, check_device
+from studies.running.solvers import takes_steps
 
 _DEPTH = {"transformer": 2, "lstm": 8}
-"""Encoder layers, and pieces of an image, of the networks that solvers are compared on."""
+"""Encoder layers, and segments that the lstm reads, of the networks to compare solvers on."""
 _SIZES = (64, 300, 300, 100, 10)
 
 
 @dataclass(frozen=True)
 class Config(flags.Objective, flags.SolvedOnce):
-    """What is relaxed, and how; times are in one unit of your choice, that of tau-x."""
+    """Settings of the relaxation; all times are in the unit of tau-x, which is arbitrary."""
 
     solver: tuple[str, ...] = ("exact", "dopri5", "rk4", "euler", "sweep")
     """Solvers to compare: exact (closed form), sweep (the authors' scheme), and torchdiffeq's own:
     euler, midpoint, heun2, heun3, rk4, explicit_adams, implicit_adams, dopri5, dopri8, bosh3, …"""
     tau_x: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Time constants τ of the activities in τ dx/dt = −x + drive; one relaxation each."""
+    """Time constants τ of the activities in τ dx/dt = −x + (x_above ⊙ f′) W (paper, Eq. 1), one
+    relaxation for each."""
     tau_w: tuple[float, ...] = ()
-    """Time constants τ_W of plastic weights (fully connected layers and convolutions; updates are
-    averaged over the batch), in the unit of tau-x. The gradient then moves during the relaxation;
-    its tracking is measured with every solver but exact, for every tau-x. By default weights are
-    constant, as they are in all figures but moving_gradient and moving_lag."""
+    """Time constants τ_W of plastic weights of fully connected layers and convolutions, in the unit
+    of tau-x; updates (paper, Eq. 2) are averaged over the batch. By default weights are constant.
+    With plastic weights the gradient changes during the relaxation: the tracking error and lag of
+    the activities are measured with every solver but exact, and drawn in moving_gradient and
+    moving_lag; all other figures are of constant weights."""
     tau_psi: tuple[float, ...] = ()
-    """Time constants τ_ψ of plastic feedback weights (--feedback learned)."""
+    """Time constants τ_ψ of plastic feedback weights (paper, Eq. 3), in the unit of tau-x; needs
+    --feedback learned. By default feedback weights are constant."""
     tau_z: tuple[float, ...] = ()
-    """Time constants τ_z of the activity trace that the plasticity rule reads; by default it reads
-    the frozen feed-forward activity."""
+    """Time constants τ_z of the presynaptic activity trace in the weight update,
+    τ_z dz/dt = x − z, in the unit of tau-x. By default the weight update uses the frozen
+    feed-forward activity."""
     duration: float = 30.0
     """Duration of the relaxation, in the unit of tau-x (paper: 10 τ)."""
     tolerance: float = 1e-3
-    """Converged when ‖x − g‖ ≤ tolerance · ‖g‖ from then on, g being the BP gradient."""
+    """Relative tolerance of the convergence time, after which ‖x − g‖ ≤ tolerance · ‖g‖ always
+    holds, g being the reference; below 1."""
     feedback: Feedback = "transpose"
-    """Feedback weights: transpose (Wᵀ), or fixed or learned ψ, random here."""
+    """Feedback weights: transpose (Wᵀ), or random ψ in its place, constant (fixed) or plastic with
+    --tau-psi (learned)."""
     relaxation_derivative: Derivative = "frozen"
-    """Where f′ in τ dx/dt = −x + (x_above ⊙ f′) W is taken: frozen at the forward pass (Eq. 1), at
-    the current x, postsynaptic (at the current x_above), or dropped (f′ = 1, Eq. 4)."""
+    """Where f′ in τ dx/dt = −x + (x_above ⊙ f′) W is evaluated: at the feed-forward pass (frozen,
+    paper, Eq. 1), at the current x (current), at the current x_above (postsynaptic), or nowhere,
+    f′ = 1 (dropped, paper, Eq. 4)."""
     reference: Literal["gradients", "equilibrium"] = "gradients"
-    """What activities are compared with: the BP gradients, or the rule's own equilibrium, which
-    differs where there are feedback weights or a dropped derivative."""
+    """Reference g that activities are compared with: the BP gradients, or the equilibrium of the
+    rule, which differs from them with feedback weights ψ or a dropped derivative."""
     initial: Initial = "feedforward"
-    """Whether activities start at their feed-forward values, or at zero."""
+    """Initial activities: those of the feed-forward pass, or zero."""
     network: Literal["mlp", "cnn", "transformer", "lstm"] = "mlp"
     """Network to relax: mlp, a chain of fully connected layers; cnn, the paper's convolutional
     network, with 3 × 3 kernels on digits; transformer, an encoder with attention; lstm, an LSTM
     cell unrolled over segments of an image."""
     units: Units = "block"
-    """What is a leaky integrator: each block, a layer with its activation function, or each
-    operation of the module."""
+    """Leaky integrators: one for each block, which is a layer with its activation function, or one
+    for each operation of the module."""
     sizes: tuple[int, ...] = _SIZES
-    """Neurons per layer of the mlp, input first; the last layer is linear."""
+    """Neurons per layer of the mlp, from input to output; the output layer is linear."""
     activation: Literal["tanh", "relu", "sigmoid", "gelu", "identity"] = "tanh"
     """Activation function of the mlp's hidden layers."""
     layers: int = 6
     """Maximum number of layers that are stored, evenly spaced from the lowest to the output."""
     neurons: int = 4
-    """Neurons per layer whose activity is stored: those with the largest BP gradients in the first
-    sample."""
+    """Number of neurons per layer whose activity is stored: those with the largest BP gradients in
+    the first sample."""
     depths: tuple[int, ...] = ()
-    """Depths at which the convergence time is compared with the analytic law: layers of an mlp or
-    a cnn, encoder layers of a transformer, segments that an lstm reads. The default depths take
-    seconds: 2 to 64 layers for the mlp."""
+    """Depths of the networks whose convergence time is compared with the analytic one: layers of an
+    mlp or a cnn, encoder layers of a transformer, segments that an lstm reads. By default, depths
+    that take seconds: 2 to 64 layers of an mlp."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,13 +112,13 @@ class Config(flags.Objective, flags.SolvedOnce):
         self._check_network()
         if self.tolerance >= 1:
             raise InputError(
-                f"tolerance must be below 1, as zero activities have a relative error of 1, got "
+                f"tolerance must be below 1, the relative error of zero activities, got "
                 f"{self.tolerance:g}; use a value such as 0.001"
             )
         if self._takes_steps and self.duration / self.step > 1e6:
             raise InputError(
                 f"a duration of {self.duration:g} takes {self.duration / self.step:.2g} steps of "
-                f"{self.step:g}; use at most a million"
+                f"{self.step:g}, more than a million; use a longer step or a shorter duration"
             )
 
     def _check_plasticity(self) -> None:
@@ -118,16 +127,16 @@ class Config(flags.Objective, flags.SolvedOnce):
                 f"tau-psi needs learned feedback weights, but feedback is '{self.feedback}'; use "
                 f"--feedback learned"
             )
-        if self.tau_z and not self.moves:
+        if self.tau_z and not self.is_plastic:
             raise InputError(
-                "tau-z is the time constant of a trace that only plastic weights read, and no "
-                "weights are plastic; pass --tau-w too"
+                f"tau-z {list(self.tau_z)} has no effect, as only plastic weights use the trace; "
+                f"pass --tau-w too"
             )
-        if self.moves and set(self.solver) == {"exact"}:
+        if self.is_plastic and set(self.solver) == {"exact"}:
             raise InputError(
-                "exact has no closed form when weights are plastic, as the feedback W x is then a "
-                "product of two state variables; add --solver dopri5, or drop --tau-w and "
-                "--tau-psi"
+                "solver exact has no closed form with plastic weights, as the dynamics are then "
+                "nonlinear (W and x are both state variables); add --solver dopri5, or drop "
+                "--tau-w and --tau-psi"
             )
 
     def _check_network(self) -> None:
@@ -138,19 +147,19 @@ class Config(flags.Objective, flags.SolvedOnce):
             )
         if self.network != "mlp" and (self.sizes, self.activation) != (_SIZES, "tanh"):
             raise InputError(
-                f"sizes and activation belong to the network 'mlp', got them for {self.network!r}; "
-                f"drop them"
+                f"sizes and activation have no effect on the network {self.network!r}, only on "
+                f"'mlp'; drop them"
             )
         least = 2 if self.network in ("mlp", "cnn") else 1
         if len(set(self.depths)) < len(self.depths) or min(self.depths, default=least) < least:
             raise InputError(
                 f"depths of the network '{self.network}' must be different and at least {least}, "
-                f"got {list(self.depths)}; drop the others"
+                f"got {list(self.depths)}; pass others"
             )
 
     @property
-    def moves(self) -> bool:
-        """Whether weights learn while activities relax."""
+    def is_plastic(self) -> bool:
+        """Whether weights or feedback weights change while activities relax."""
         return bool(self.tau_w or self.tau_psi)
 
     @property
@@ -159,7 +168,7 @@ class Config(flags.Objective, flags.SolvedOnce):
 
     @property
     def rule(self) -> Rule:
-        """The modelling choices that matter to a relaxation."""
+        """The modelling choices of the relaxation."""
         return Rule(
             feedback=self.feedback,
             relaxation_derivative=self.relaxation_derivative,
@@ -169,10 +178,10 @@ class Config(flags.Objective, flags.SolvedOnce):
 
 
 def run(config: Config, data: images.Data, folder: RunFolder | None = None) -> xr.Dataset:
-    """Relax with every solver and time constant, compare, time, and vary the depth.
+    """Relax with every solver and time constant, and measure work, precision and depth dependence.
 
     Args:
-        folder: where to save checkpoints and to resume from; nowhere by default.
+        folder: where checkpoints are saved; by default none are.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
@@ -182,7 +191,7 @@ def run(config: Config, data: images.Data, folder: RunFolder | None = None) -> x
     generator = torch.Generator().manual_seed(config.seed)
     inputs, targets = (x.to(device) for x in data.batch(config.batch_size, generator))
     model = _network(config, data, generator).to(device, inputs.dtype)
-    deep = networks.deep_ones(
+    deep = networks.at_depths(
         config.network, config.depths, data.inputs.shape[1], data.targets.shape[1], config.seed
     )
     feedback = None
@@ -199,15 +208,15 @@ def run(config: Config, data: images.Data, folder: RunFolder | None = None) -> x
     )
     sims = {tau: relaxation(config.rule, tau) for tau in config.tau_x}
     slow = (config.tau_w, config.tau_psi, config.tau_z)
-    plastic = lag.relaxations(relaxation, config.rule, config.tau_x, *slow) if config.moves else {}
+    plastic = (
+        lag.relaxations(relaxation, config.rule, config.tau_x, *slow) if config.is_plastic else {}
+    )
     shown = _shown_layers(config, next(iter(sims.values())))
     solvers = {
         name: ardyn.solver_named(name, config.step, config.rtol, config.atol)
         for name in config.solver
     }
-    stepping = {
-        name: each for name, each in solvers.items() if not isinstance(each, ardyn.ClosedForm)
-    }
+    stepping = {name: each for name, each in solvers.items() if takes_steps(each)}
     for kind, able in ((sims, solvers), (plastic, stepping)):
         for sim, solver in itertools.product(kind.values(), able.values()):
             sim.check(solver)
@@ -235,7 +244,7 @@ def run(config: Config, data: images.Data, folder: RunFolder | None = None) -> x
 
 
 def _network(config: Config, data: images.Data, generator: torch.Generator) -> nn.Module:
-    """The network whose relaxation is compared over solvers, from flat pixels."""
+    """The network on which solvers are compared; its inputs are flattened images."""
     pixels, classes = data.inputs.shape[1], data.targets.shape[1]
     if config.network == "cnn":
         return networks.cnn_for(config.dataset, "paper")(generator)
@@ -243,14 +252,14 @@ def _network(config: Config, data: images.Data, generator: torch.Generator) -> n
         return networks.deep(config.network, pixels, _DEPTH[config.network], classes, generator)
     if (config.sizes[0], config.sizes[-1]) != (pixels, classes):
         raise InputError(
-            f"sizes {list(config.sizes)} don't fit {config.dataset}, with {pixels} pixels and "
-            f"{classes} classes; begin with {pixels} and end with {classes}"
+            f"sizes must begin with {pixels}, the pixels of {config.dataset}, and end with "
+            f"{classes}, its classes, got {list(config.sizes)}; change the first and the last"
         )
     return ardyn.mlp(config.sizes, config.activation, generator=generator)
 
 
 def _shown_layers(config: Config, sim: ardyn.Relaxation) -> list[str]:
-    """The layers to store."""
+    """The layers that are stored."""
     goal = choose_reference(sim, config.reference)
     units = list(goal)
     count = min(config.layers, len(units))
@@ -258,8 +267,8 @@ def _shown_layers(config: Config, sim: ardyn.Relaxation) -> list[str]:
     smallest = min(shown, key=lambda unit: goal[unit][0].numel())
     if config.neurons > goal[smallest][0].numel():
         raise InputError(
-            f"layer '{smallest}' has fewer than neurons = {config.neurons}; use --neurons "
-            f"{goal[smallest][0].numel()}"
+            f"neurons must be at most {goal[smallest][0].numel()}, the size of the layer "
+            f"'{smallest}', got {config.neurons}; use --neurons {goal[smallest][0].numel()}"
         )
     return shown
 
@@ -270,7 +279,7 @@ def _relaxations(
     shown: list[str],
     solvers: dict[str, Solver],
 ) -> tuple[xr.Dataset, list[str]]:
-    """Measures of every relaxation with every solver, and the failures, in words."""
+    """Measures of every relaxation with every solver, and a message for each failure."""
     times, per_tau, failures = (
         trajectories.recorded_times(config.duration, config.step),
         [],
@@ -294,14 +303,14 @@ def _relaxations(
                 per_solver[name] = compared.assign(wall_time=seconds)
         if not per_solver:
             raise DivergenceError(f"every solver failed; {failures[-1]}")
-        # A solver that failed keeps its place, with NaN.
+        # A solver that failed stays on the axis, with NaN.
         together = xr.concat(per_solver.values(), pd.Index(per_solver, name="solver"))
         together = together.reindex(solver=list(solvers))
         if sim.dynamics.is_linear:
             predicted = sim.exact_convergence_time(config.tolerance, config.reference)
             together["predicted_time"] = trajectories.by_layer({u: predicted[u] for u in shown})
         per_tau.append(together)
-    # Gradients and equilibria do not depend on τ: those of the last one hold for all.
+    # Gradients and equilibria do not depend on τ: those of the last τ are stored for all.
     gradients = {u: sim.gradients[u][0].flatten()[n] for u, n in largest.items()}
     goals = {u: goal[u][0].flatten()[n] for u, n in largest.items()}
     measured = xr.concat(per_tau, pd.Index(sims, name="tau_x")).assign(
@@ -313,6 +322,7 @@ def _relaxations(
 
 
 def _work_precision(config: Config, sim: ardyn.Relaxation) -> xr.Dataset:
+    """Work and precision of every solver, at the first τ."""
     rows = [
         trajectories.work_precision(sim, config.tau_x[0], name, trajectories.exact_solver(sim))
         for name in tqdm(config.solver, desc="work and precision", unit="solver")
@@ -323,6 +333,7 @@ def _work_precision(config: Config, sim: ardyn.Relaxation) -> xr.Dataset:
 def _depths(
     config: Config, deep: dict[int, nn.Module], inputs: torch.Tensor, targets: torch.Tensor
 ) -> xr.Dataset:
+    """Convergence times of networks of several depths."""
     rows = [
         trajectories.convergence_at_depth(
             model.to(inputs), inputs, targets, config.tolerance, config.units

@@ -1,8 +1,9 @@
 """How close is the paper's Euler scheme to the ODE that it discretises?
 
-Three comparisons: the weights that each scheme assigns to pulled-back errors, as distributions;
-errors of the state and of the gradient, predicted by the closed form and measured by stepping, on a
-network before and during training; and test accuracy after training, paired over seeds.
+Makes three comparisons: the weights of pulled-back errors in each scheme, as probability
+distributions; distances of the states and gradients of each scheme to those of the ODE, predicted
+by the closed form and measured by stepping, before and during training; and test accuracies after
+training, paired over seeds.
 """
 
 import itertools
@@ -19,49 +20,51 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import ardyn
-from ardyn import ClosedForm, Fixed, InputError, Sweep
+from ardyn import ClosedForm, InputError
 from ardyn.closed_form.propagator import Scheme, propagator
 from ardyn.dynamics.learning import block_gradients, parameter_gradients
 from ardyn.errors import check_choice, check_positive
 from ardyn.solvers.system import Solver
-from plots.euler_equivalence import draw
+from plots.euler_equivalence import PAPER, draw
 from studies.measuring.paired_t import equivalence
 from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
 from studies.running.flags import HiddenLayers, check_distinct, check_positive_settings
 from studies.running.run_folder import RunFolder
+from studies.running.solvers import OneStepSolver, is_one_step
 from studies.running.variables import described_training, training_summary
 from studies.training.loop import make_learner, train_conditions
 from studies.training.settings import Condition, Training
 
 SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
-PAPER = (0.1, 100)
-"""Step and iterations of the paper."""
 CHAIN = 400
-"""Units of the chain on which weights are compared; errors do not reach its end in ``LONGEST``."""
+"""Units of the chain on which weights are compared; too many for an error to cross in
+``LONGEST``."""
 LONGEST = 200.0
 """Maximum duration of a relaxation that is compared, in units of τ."""
 
 
 @dataclass(frozen=True)
 class Config(HiddenLayers, Training):
-    """What is compared, and how; times are in units of τ."""
+    """Settings of the comparison and of training; times are in units of τ."""
 
     schemes: tuple[str, ...] = SCHEMES
-    """Schemes to compare with the ODE: one-step methods of torchdiffeq, and the authors' sweep."""
+    """Schemes to compare with the ODE: euler (the paper's Algorithm 1), sweep (the sequential
+    scheme of the authors' code), midpoint, heun3, rk4."""
     steps: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 1.95)
-    """Steps h to compare."""
+    """Steps h to compare, in units of τ."""
     iterations: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-    """Numbers of steps n to compare; the duration of a relaxation is n h."""
+    """Numbers of steps n to compare; a relaxation then lasts n h."""
     stages: tuple[int, ...] = (0, 1, 5)
-    """Epochs of training after which states and gradients are compared."""
+    """Numbers of epochs of training after which states and gradients are compared; 0: before."""
     trained_with: tuple[str, ...] = ("exact", "euler", "sweep")
-    """Schemes to train with, with the step --step; each is compared with the first."""
+    """Schemes to train with, of step --step: exact (the ODE in closed form), or one of those above;
+    final accuracies are compared with those of the first."""
     margin: float = 0.5
-    """Margin of the equivalence test, in points of test accuracy."""
+    """Margin of the equivalence test (two one-sided t tests), in percentage points of accuracy."""
     probe_size: int = 64
-    """Training samples on which states and gradients are compared."""
+    """Number of training samples on which states and gradients are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,17 +78,17 @@ class Config(HiddenLayers, Training):
         for name in self.trained_with:
             check_choice("scheme to train with", name, ("exact", *SCHEMES))
         for value in (*self.steps, *self.iterations):
-            check_positive("a step or a number of iterations", value)
+            check_positive("every step and number of iterations", value)
         check_positive_settings(self, "margin", "probe_size")
         if min(self.stages) < 0 or max(self.stages) > self.epochs:
             raise InputError(
-                f"stages must lie in 0 … {self.epochs}, the epochs, got {list(self.stages)}; use "
-                f"values such as 0 1"
+                f"stages must lie in 0 … {self.epochs}, the number of epochs, got "
+                f"{list(self.stages)}; use values such as 0 1"
             )
 
 
 def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
-    """Compare weights, states and gradients, and training.
+    """Compare weights, states, gradients and accuracies of the schemes.
 
     Raises:
         InputError: a setting that cannot be used; nothing has been computed by then.
@@ -110,15 +113,15 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     return described_training(found, "euler_equivalence", config, sets.checksum)
 
 
-def scheme_named(name: str, step: float) -> Fixed | Sweep:
-    """A scheme by its name; each of ``SCHEMES`` has a closed form."""
+def scheme_named(name: str, step: float) -> OneStepSolver:
+    """One of ``SCHEMES``, with step h."""
     solver = ardyn.solver_named(name, step)
-    assert isinstance(solver, (Fixed, Sweep))
+    assert is_one_step(solver)
     return solver
 
 
 def weights(config: Config) -> xr.Dataset:
-    """Distance of each scheme's weights to the ODE's, which are Poisson(t / τ), at the same time.
+    """Distance of each scheme's weights P_k to the ODE's, Poisson(t / τ), at t = n h.
 
     Returns:
         "distance": ½ Σ_k |P_k(scheme) − P_k(ODE)|, the total variation, [scheme, step, iterations],
@@ -128,7 +131,7 @@ def weights(config: Config) -> xr.Dataset:
     grid: dict[str, list[Any]] = {"scheme": list(config.schemes), "step": list(config.steps)}
     rows = _empty({**grid, "iterations": list(config.iterations)})
     for name, step, n in itertools.product(config.schemes, config.steps, config.iterations):
-        if n * step <= LONGEST and step <= 1:  # beyond, some weights are negative
+        if n * step <= LONGEST and step <= 1:  # for h > τ some weights are negative
             rows.loc[name, step, n] = total_variation(scheme_named(name, step), n * step)
     step, n = PAPER
     at_paper = {"exact": _weights(None, step * n)} | {
@@ -148,12 +151,12 @@ def weights(config: Config) -> xr.Dataset:
 
 
 def total_variation(scheme: Scheme, time: float) -> float:
-    """½ Σ_k |P_k(scheme) − P_k(ODE)|; for Euler's scheme at most h / τ (Le Cam)."""
+    """½ Σ_k |P_k(scheme) − P_k(ODE)|, for τ = 1; of Euler's scheme at most h / τ (Le Cam)."""
     return float((_weights(scheme, time) - _weights(None, time)).abs().sum() / 2)
 
 
 def _weights(scheme: Scheme, time: float) -> Tensor:
-    """P_k, the weight of an error that originates k units further up, for equal τ, [k]."""
+    """P_k, the weight of an error that originates k units further up, for τ = 1, [k]."""
     return propagator(scheme, (1.0,) * CHAIN, torch.tensor([time], dtype=torch.float64))[0, 0]
 
 
@@ -180,16 +183,17 @@ def _stages(config: Config, make: networks.Make, sets: images.Sets) -> xr.Datase
 
 
 def errors(config: Config, model: nn.Module, train: images.Data) -> xr.Dataset:
-    """Distance of each scheme's final state and gradients to the ODE's, and to backprop's.
+    """Distance of each scheme's final states and gradients to the ODE's, and to backprop's.
 
     Returns:
-        "state_error", "gradient_error": ‖· − ·_ODE‖ / ‖·_ODE‖ after the duration, of the worst
-        layer, and of all weights and biases together, [how, scheme, step], predicted by the closed
-        form and measured by stepping; "bp_error": relative distance of the gradients to backprop's,
-        predicted, [scheme, step, iterations]. NaN where a scheme is unstable.
+        "state_error": ‖x − x_ODE‖ / ‖x_ODE‖ at the end of the relaxation, maximum over layers, and
+        "gradient_error": the same of all weight and bias gradients together; [how, scheme, step],
+        predicted by the closed form and measured by stepping. "bp_error": relative distance of the
+        gradients to backprop's, predicted, [scheme, step, iterations]. NaN where a scheme is
+        unstable.
     """
     model = model.double()
-    x, t = (each[: config.probe_size].double() for each in (train.inputs, train.targets))
+    x, t = (each.double() for each in train.first(config.probe_size))
     sim = ardyn.Relaxation(model, x, t, config.loss, ardyn.Rule(output=config.output))
     exact = _final(sim, ClosedForm(), config.duration)
     ardyn.backprop(model, x, t, config.loss)
@@ -232,6 +236,7 @@ def _final(
 
 
 def _distance(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
+    """Relative distance of gradients, of all parameters together."""
     names = list(truth)
     return _relative(*(torch.cat([x[name].flatten() for name in names]) for x in (found, truth)))
 
@@ -246,18 +251,22 @@ def _empty(coordinates: Mapping[str, list[Any]]) -> xr.DataArray:
 
 
 def summary(results: xr.Dataset) -> str:
-    """Distances at the paper's setting, accuracies, and their differences."""
+    """A table of accuracies, distances at the paper's setting, and differences of accuracy."""
     lines = [training_summary(results), ""]
     step, n = PAPER
     config = json.loads(results.attrs["config"])
     if step in results.step and n in results.iterations and config["duration"] == step * n:
-        lines.append(f"At the paper's step {step:g} and {n} iterations (t = {step * n:g} τ):")
+        lines.append(
+            f"Distances at the paper's step {step:g} τ and {n} iterations (t = {step * n:g} τ):"
+        )
         last = results.isel(stage=-1).sel(step=step)
         table = pd.DataFrame(
             {
-                "total variation to the ODE": results.distance.sel(step=step, iterations=n),
-                "gradient to the ODE's": last.gradient_error.sel(how="measured"),
-                "gradient to backprop's": last.bp_error.sel(iterations=n),
+                "weights to the ODE's (total variation)": results.distance.sel(
+                    step=step, iterations=n
+                ),
+                "gradients to the ODE's (relative)": last.gradient_error.sel(how="measured"),
+                "gradients to backprop's (relative)": last.bp_error.sel(iterations=n),
             },
             index=pd.Index(results.scheme.values, name="scheme"),
         )
@@ -266,9 +275,10 @@ def summary(results: xr.Dataset) -> str:
         pair = results.sel(compared=name)
         verdict = "equivalent" if pair.equivalence_p < 0.05 else "not shown to be equivalent"
         lines.append(
-            f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} points "
-            f"[{float(pair.interval_low):+.3f}, {float(pair.interval_high):+.3f}], {verdict} "
-            f"within ±{config['margin']:g} (p = {float(pair.equivalence_p):.2g})"
+            f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} percentage "
+            f"points (95 % confidence interval {float(pair.interval_low):+.3f} to "
+            f"{float(pair.interval_high):+.3f}), "
+            f"{verdict} within ±{config['margin']:g} (p = {float(pair.equivalence_p):.2g})"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """Do learned feedback weights ψ align with Wᵀ, and AR gradients with BP gradients? (paper, Eq. 3)
 
-Trains the paper's MLP with Wᵀ, and with learned and fixed ψ in its place, each with and without the
-nonlinear derivative f′, and measures the angles between ψ and Wᵀ, and between AR and BP gradients.
+Trains the paper's MLP by activation relaxation (AR) with Wᵀ, and with learned and fixed ψ in its
+place, each with and without the nonlinear derivative f′; measures the angles between ψ and Wᵀ, and
+between the weight gradients of AR and of backprop (BP).
 """
 
 from collections.abc import Mapping
@@ -40,14 +41,14 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Config(HiddenLayers, SchemeTraining):
-    """What is trained, and how; times are in units of τ."""
+    """Settings of training; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
     """Conditions to train in: feedback through Wᵀ (transpose), through ψ learned by Eq. 3
-    (learned), or through fixed random ψ (fixed); each also without the nonlinear
-    derivative (-drop)."""
+    (learned), or through fixed random ψ (fixed); each also without the nonlinear derivative f′
+    (transpose-drop, learned-drop, fixed-drop)."""
     probe_size: int = 512
-    """Training samples on which AR and BP gradients are compared."""
+    """Number of training samples on which AR and BP gradients are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,8 +67,8 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
     make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {name: CONDITIONS[name] for name in config.conditions}
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
-    probe = partial(measured_angles, inputs=sample[0], targets=sample[1])
+    inputs, targets = sets.train.first(config.probe_size)
+    probe = partial(measured_angles, inputs=inputs, targets=targets)
     results = train_conditions(config, conditions, make, sets, checkpoints, probe)
     return described_training(results, "feedback", config, sets.checksum)
 
@@ -75,7 +76,7 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
 def measured_angles(
     learner: Learner, inputs: Tensor, targets: Tensor
 ) -> Mapping[str, xr.DataArray]:
-    """Both angles, of every layer and seed."""
+    """Angles of gradients and of feedback weights, [layer, seed] each."""
     return {
         "gradient_angle": gradient_angles(learner, inputs, targets),
         "feedback_angle": feedback_angles(learner),

@@ -1,7 +1,7 @@
 """Which quantities must stay frozen at the feed-forward pass for AR to learn? (paper, Fig. 1, 3)
 
-Trains the paper's MLP by backprop, by activation relaxation, and by relaxations that use current
-activities where the paper's Eq. 1 and 2 have those of the feed-forward pass.
+Trains the paper's MLP by backprop (BP), by activation relaxation (AR), and by variants of AR in
+which current activities replace those of the feed-forward pass in the paper's Eq. 1 or 2.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from studies.training.settings import (
     Rules,
     SchemeTraining,
     check_conditions,
+    rule_of_each_pattern,
 )
 
 CONDITIONS = {
@@ -45,23 +46,23 @@ TRACE = Rule(update_activity="trace")
 
 @dataclass(frozen=True)
 class Config(HiddenLayers, SchemeTraining):
-    """What is trained, and how; times are in units of τ."""
+    """Settings of training; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
-    """Conditions to train in: bp (backprop); ar (all frozen, the paper's baseline); f′ at the
-    current activity in the relaxation (a), in the weight update (b), or in both (a+b); the current
-    activity itself in the weight update (c)."""
+    """Conditions to train in: bp (backprop); ar (everything frozen, the paper's baseline); f′ at
+    the current activities in the relaxation (a), in the weight update (b), or in both (a+b);
+    current instead of feed-forward activities in the weight update (c)."""
     tau_z: tuple[float, ...] = ()
-    """Time constants of further conditions, in which the weight update reads a trace of the
-    activity, τ_z dz/dt = x − z; between the current activity (c, τ_z = 0) and the frozen one (ar,
-    τ_z = ∞)."""
+    """Time constants τ_z of further conditions, in units of τ, in which the weight update uses a
+    trace of the activity, τ_z dz/dt = x − z. Condition c is τ_z = 0, and ar is τ_z = ∞."""
     nonlinear_scheme: str = "rk4"
-    """Scheme of conditions a and a+b, in which f′ depends on x, so that there is no closed form."""
+    """Solver of conditions a and a+b, which have no closed form, as f′ depends on x: sweep, or any
+    method of torchdiffeq."""
     nonlinear_step: float = 1.0
-    """Step h of the nonlinear scheme. rk4 with h = 1 takes 40 evaluations in 10 τ, and is closer to
-    the ODE than the paper's 100 Euler steps."""
+    """Step h of the nonlinear scheme, in units of τ. With h = 1, rk4 takes 40 evaluations in 10 τ
+    and is closer to the ODE than the paper's 100 Euler steps."""
     probe_size: int = 512
-    """Training samples on which AR and BP gradients are compared."""
+    """Number of training samples on which AR and BP gradients are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +74,7 @@ class Config(HiddenLayers, SchemeTraining):
 
     def solver(self, rule: Rules, scheme: str) -> Solver:
         """The solver of a condition."""
-        if isinstance(rule, Rule) and not rule.is_linear:
+        if not all(each.is_linear for each in rule_of_each_pattern(rule).values()):
             return ardyn.solver_named(self.nonlinear_scheme, self.nonlinear_step)
         return super().solver(rule, scheme)
 
@@ -91,7 +92,7 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
         for tau in config.tau_z
     }
     checkpoints = Checkpoints.of(folder.path, config, sets.checksum)
-    sample = sets.train.inputs[: config.probe_size], sets.train.targets[: config.probe_size]
+    sample = sets.train.first(config.probe_size)
 
     def probe(learner: Learner) -> dict[str, xr.DataArray]:
         return {"gradient_angle": gradient_angles(learner, *sample)}

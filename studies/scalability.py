@@ -1,7 +1,8 @@
 """Do AR's simplifications scale to convolutional networks? (paper, Fig. 2 and Appendix C)
 
-Trains the paper's CNN by activation relaxation, with learned feedback weights ψ in place of Wᵀ, and
-without the nonlinear derivative f′, on its convolutions, its fully connected layers, or both.
+Trains the paper's CNN by activation relaxation (AR), with learned feedback weights ψ in place of
+Wᵀ, and without the nonlinear derivative f′, in its convolutions, its fully connected (FC) layers,
+or both.
 """
 
 from dataclasses import dataclass
@@ -38,15 +39,16 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Config(SchemeTraining):
-    """What is trained, and how; times are in units of τ."""
+    """Settings of training; times are in units of τ."""
 
     conditions: tuple[str, ...] = tuple(name for name in CONDITIONS if name != "bp")
-    """Conditions to train in: bp (backprop); ar (the paper's default); learned feedback weights on
-    the fully connected layers (psi-fc), on the convolutions (psi-conv), or on both (psi); the
-    nonlinear derivative dropped from Eq. 1 and 2, likewise (drop-fc, drop-conv, drop); both
-    simplifications on all layers (psi+drop)."""
+    """Conditions to train in: bp (backprop); ar (no simplification); learned feedback weights ψ in
+    the fully connected layers (psi-fc), the convolutions (psi-conv), or both (psi); f′ = 1 in the
+    paper's Eq. 1 and 2 in the same layers (drop-fc, drop-conv, drop); both simplifications in all
+    layers (psi+drop)."""
     variant: Variant = "paper"
-    """The network of the paper (32 and 64 filters), or the smaller one of the authors' code."""
+    """Network: that of the paper, with 32 and 64 filters (paper), or the smaller one of the
+    authors' code, with 6 and 16 (code)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

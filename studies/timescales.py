@@ -1,8 +1,8 @@
-"""How well must the time scales of activity and of plasticity be separated for learning to work?
+"""How far apart must the time scales of activities and plasticity be for learning to succeed?
 
 Weights change while activities relax, τ_W dW/dt = −∂𝓛/∂W, during a window of each stimulus.
-Compares the weight change of one stimulus with the backprop step, and measures test accuracy after
-a stream of stimuli, over τ_W, τ_ψ and the window; both are also predicted in the quasi-static
+Compares the weight change of one stimulus with the backprop step, and measures test loss and
+accuracy after a stream of stimuli, for every τ_W, τ_ψ and window; predicts both in the quasi-static
 limit, in which weights change only at the end of each stimulus.
 """
 
@@ -24,7 +24,7 @@ from ardyn.closed_form.quasi_static import stimulus_change
 from ardyn.errors import check_choice
 from ardyn.models import IMAGES
 from ardyn.solvers.system import Solver
-from plots.timescales import draw
+from plots.timescales import DIVERGED, draw
 from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
@@ -38,30 +38,28 @@ from studies.running.run_folder import RunFolder, check_device
 from studies.running.variables import described_training
 from studies.training.angles import feedback_angles
 
-DIVERGED = 100
-"""Training counts as diverged when the loss has grown by this factor."""
-
 
 @dataclass(frozen=True)
 class Config(SolvedOnce):
-    """What is plastic, and how fast; times are in units of the activities' τ."""
+    """Settings of the stimuli and of plasticity; times are in units of τ of the activities."""
 
     tau_w: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-    """Time constants τ_W of weights and biases, two or more."""
+    """Time constants τ_W of weights and biases, in units of τ; two or more."""
     tau_psi: tuple[float, ...] = ()
-    """Time constants τ_ψ of plastic feedback weights (Eq. 3), random at the start; by default the
-    feedback weights are Wᵀ."""
+    """Time constants τ_ψ of plastic feedback weights ψ (paper, Eq. 3), initially random, in units
+    of τ. By default feedback is through Wᵀ."""
     window: tuple[float, ...] = (0.0, 0.5, 0.9, 0.99)
-    """Onsets of plasticity, as fractions of the stimulus, two or more; plasticity lasts to the end
-    of the stimulus. With 0 it is always on."""
+    """Onsets of plasticity, as fractions of the stimulus, at least 0 and below 1; two or more.
+    Plasticity lasts from its onset to the end of each stimulus."""
     duration: float = 10.0
-    """Duration T of a stimulus."""
+    """Duration T of a stimulus, in units of τ."""
     stimuli: int = 100
-    """Stimuli in a stream, each a batch whose updates are averaged."""
+    """Number of stimuli in a stream; each is a batch, over which updates are averaged."""
     depth: int = 3
-    """Layers of the network, of 64 tanh neurons each except the last; W ~ N(0, 1 / inputs)."""
+    """Layers of the network, two or more: tanh layers of 64 neurons, and a linear output layer;
+    initially W ~ N(0, 1 / inputs)."""
     solver: str = "dopri5"
-    """Any torchdiffeq method, or sweep."""
+    """Solver of the coupled ODE: any method of torchdiffeq, or sweep (the authors' scheme)."""
     rtol: float = 1e-4
     atol: float = 1e-7
 
@@ -72,7 +70,7 @@ class Config(SolvedOnce):
         check_distinct("window", self.window, least=2)
         for share in self.window:
             if not 0 <= share < 1:
-                raise InputError(f"window must lie in 0 … 1, below 1, got {share}; use 0.9")
+                raise InputError(f"window must be at least 0 and below 1, got {share}; use 0.9")
         check_positive_settings(self, "stimuli")
         check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n != "exact"])
         if self.depth < 2:
@@ -152,7 +150,11 @@ def _measures(
 def one_stimulus(
     config: Config, batch: tuple[Tensor, Tensor], cell: Cell, is_quasi_static: bool = False
 ) -> dict[str, float]:
-    """Cosine and norm ratio of the change of all weights to the backprop step of the same rate."""
+    """Cosine and norm ratio of the change of all parameters to the backprop step of the same rate.
+
+    The rate is the duration of plasticity over τ_W, divided by the batch size; NaN where the
+    solution diverged.
+    """
     learner = _make_learner(config, cell)
     before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
     try:
@@ -175,8 +177,8 @@ def stream(
 ) -> dict[str, float]:
     """Loss and accuracy [%] on the test set after a stream of stimuli, and the angle ψ–Wᵀ.
 
-    NaN where training diverged: numbers that are not finite, or a loss ``DIVERGED`` times as large
-    as at the start.
+    NaN where training diverged: weights that are not finite, or a loss more than ``DIVERGED`` times
+    that at the start.
     """
     diverged = {"loss": math.nan, "accuracy": math.nan, "angle": math.nan}
     learner = _make_learner(config, cell)
@@ -201,7 +203,7 @@ def stream(
 
 
 def _check(config: Config, cell: Cell, batch: tuple[Tensor, Tensor]) -> None:
-    """Raise InputError for a cell that the solver cannot integrate."""
+    """Raise InputError for a combination that the solver cannot integrate."""
     learner = _make_learner(config, cell)
     sim = ardyn.Relaxation(
         learner.model,
@@ -278,14 +280,14 @@ def _grid(config: Config, found: Sequence[Mapping[str, float]]) -> xr.Dataset:
 
 
 def summary(results: xr.Dataset) -> str:
-    """A table: accuracy after the stream."""
+    """A table of accuracies after the stream of stimuli."""
     table = results.accuracy.stack(row=["tau_w", "tau_psi"]).to_pandas().T
     text = table.to_string(float_format="{:.1f}".format)
     return (
-        f"{results.attrs['title']} [%] after the stream; rows: τ_W / τ and τ_ψ / τ (inf: feedback "
-        f"through Wᵀ), columns: onset of plasticity, as a fraction of the stimulus (NaN: training "
-        f"diverged, with numbers that are not finite, or a loss {DIVERGED} times that at the "
-        f"start)\n{text}"
+        f"{results.attrs['title']} [%] after a stream of stimuli\nrows: τ_W / τ and τ_ψ / τ (inf: "
+        f"feedback through Wᵀ); columns: onset of plasticity, as a fraction of the stimulus;\nNaN: "
+        f"training diverged (weights or loss not finite, or a loss more than {DIVERGED} times that "
+        f"at the start)\n{text}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line that every figure script shares."""
+"""The command line of the figure scripts, and exit statuses of errors."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ from plots.common import run_results
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what ardyn refuses into one sentence on stderr and exit status 2, Ctrl-C into 130."""
+def exit_on_error() -> Iterator[None]:
+    """Print an ArdynError on stderr and exit with status 2; after Ctrl-C, exit with status 130."""
     try:
         yield
     except ArdynError as error:
@@ -27,16 +27,17 @@ def refusing() -> Iterator[None]:
 def main(
     study: str, draw: Callable[[xr.Dataset, Path], list[Path]], description: str | None
 ) -> None:
-    """Draw the run folders that the command line names, and list the files."""
+    """Draw the runs whose folders are given on the command line, and list the files."""
 
     def script(folders: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-        """Draw.
+        """Draw the figures of one or more runs.
 
         Args:
-            folders: a run; or several that differ in their conditions, for one figure.
-            out: where to draw; by default in the (first) run's own folder.
+            folders: Folder of a run; or of several runs with different conditions, which are drawn
+                in the same figures.
+            out: Folder to write the figures to; by default that of the first run.
         """
-        with refusing():
+        with exit_on_error():
             results = run_results.together(
                 [run_results.results(folder, study) for folder in folders]
             )

@@ -1,5 +1,6 @@
-"""Figures of activities that follow a gradient which moves, as weights learn meanwhile."""
+"""Figures of activities that track a gradient moving with plastic weights."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from plots.common import panels, style
-from plots.common.run_results import slow_axes
+from plots.common.run_results import SLOW, slow_axes
 
 
 def moving_gradient(results: xr.Dataset) -> Figure:
-    """Activities behind a gradient that moves with the weights: error, drift and lag over time."""
+    """Tracking error, lag, and change of the gradient over time, for each layer."""
     labels = {
         "g_error": "$\\|x - g(t)\\| / \\|g(t)\\|$",
         "g_lag": "lag behind $g(t)$\n[same unit as $\\tau$]",
         "bp_error": "$\\|x - \\mathrm{BP}(t)\\| / \\|\\mathrm{BP}(t)\\|$",
         "bp_lag": "lag behind BP$(t)$\n[same unit as $\\tau$]",
-        "bp_drift": "drift\n$\\|\\mathrm{BP}(t) - \\mathrm{BP}(0)\\|$\n$/ \\|\\mathrm{BP}(0)\\|$",
+        "bp_drift": "change of BP$(t)$\n"
+        "$\\|\\mathrm{BP}(t) - \\mathrm{BP}(0)\\|$\n$/ \\|\\mathrm{BP}(0)\\|$",
     }
     rows = {name: label for name, label in labels.items() if name in results}
-    tau, solver = float(results.tau_x[0]), _first_that_followed(results)
+    tau, solver = float(results.tau_x[0]), _first_with_results(results)
     cells, looks = _slow_cells(results.sel(tau_x=tau, solver=solver))
     figure, grid = panels.layer_grid(results, rows, share_y="row")
     for row, (name, label) in zip(grid, rows.items(), strict=True):
@@ -31,21 +33,21 @@ def moving_gradient(results: xr.Dataset) -> Figure:
                 curve = curve if name.endswith("lag") else panels.positive(curve)
                 axes.plot(results.record, curve, label=kind, **style.line(look))
             if name.endswith("lag"):
-                _say_if_empty(axes, results[name].sel(layer=layer))
+                _note_if_undefined(axes, results[name].sel(layer=layer))
         row[0].set_ylabel(label)
         row[0].set(**{"ylim": (0, None)} if name.endswith("lag") else {"yscale": "log"})
     panels.label_columns(results, grid, panels.TIME)
     style.legend_below(figure, grid[0, 0].get_legend_handles_labels()[0])
     style.title(
         figure,
-        f"Activities follow the gradient of weights that learn: $\\tau$ = {tau:g}, {solver}\n"
+        f"Tracking of a gradient that moves with plastic weights: $\\tau$ = {tau:g}, {solver}\n"
         f"{_subtitle(results)}",
     )
     return figure
 
 
 def moving_lag(results: xr.Dataset) -> Figure:
-    """How far activities are behind at the end, against τ, solver by solver."""
+    """Tracking lag at the end of the relaxation against τ, for each layer and solver."""
     rows = [name for name in ("g_lag", "bp_lag") if name in results]
     labels = {"g_lag": "behind $g(t)$", "bp_lag": "behind BP$(t)$"}
     cells, looks = _slow_cells(results.isel(record=-1))
@@ -60,10 +62,10 @@ def moving_lag(results: xr.Dataset) -> Figure:
                     axes.plot(results.tau_x, lag, ms=5, clip_on=False, **own)
             panels.log_axis(axes, "x")
             axes.set_xlim(0.7 * float(results.tau_x.min()), 1.4 * float(results.tau_x.max()))
-            _say_if_empty(axes, results[name].sel(layer=layer))
+            _note_if_undefined(axes, results[name].sel(layer=layer))
         row[0].set_ylabel(f"lag {labels[name]}\n[same unit as $\\tau$]")
         row[0].set_ylim(bottom=0)
-    panels.label_columns(results, grid, "time constant $\\tau$\n[your unit of time]")
+    panels.label_columns(results, grid, panels.TAU)
     lines = [style.handle(kind, **style.line(look)) for kind, look in looks.items()]
     dots = [
         style.handle(solver, **style.dots(look) | {"color": "k"})
@@ -71,35 +73,37 @@ def moving_lag(results: xr.Dataset) -> Figure:
         if results.bp_lag.sel(solver=solver).notnull().any()
     ]
     style.legend_below(figure, [*lines, *dots])
-    style.title(
-        figure, f"Lag behind a moving gradient, at t = {results.record[-1]:g}\n{_subtitle(results)}"
-    )
+    style.title(figure, f"Tracking lag at $t$ = {results.record[-1]:g}\n{_subtitle(results)}")
     return figure
 
 
-def _say_if_empty(axes: Axes, lag: xr.DataArray) -> None:
-    """No lag behind a gradient that rests, or whose way activities are off."""
+def _note_if_undefined(axes: Axes, lag: xr.DataArray) -> None:
+    """Say that the lag is undefined, where all of it is NaN."""
     if lag.isnull().all():
-        axes.text(0.5, 0.5, "no lag", transform=axes.transAxes, ha="center", color="0.4")
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color="0.4")
 
 
 _MOST_CURVES = 6
-"""More in one panel could not be told apart."""
+"""Maximum number of curves in one panel, so that they can be distinguished."""
 
 
 def _subtitle(results: xr.Dataset) -> str:
-    count = results.sizes["tau_w"] * results.sizes["tau_psi"] * results.sizes["tau_z"]
-    left_out = f"\n{_MOST_CURVES} of {count} combinations" if count > _MOST_CURVES else ""
+    count = math.prod(results.sizes[axis] for axis in SLOW)
+    left_out = (
+        f"\n{_MOST_CURVES} of {count} combinations of time constants"
+        if count > _MOST_CURVES
+        else ""
+    )
     return (
-        f"$g(t)$: where they would settle if weights stood still now; "
-        f"BP$(t)$: backprop after a new forward pass{left_out}"
+        f"$g(t)$: equilibrium at constant weights $W(t)$; BP$(t)$: backprop gradient at $W(t)$\n"
+        f"lag undefined: gradient constant, or $x$ not near its past path{left_out}"
     )
 
 
 def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[str, Any]]]:
-    """Combinations of slow time constants, evenly chosen where there are many, and their looks."""
-    letters = {"tau_w": "W", "tau_psi": "\\psi", "tau_z": "z"}
-    cells = results.stack(cell=list(letters))
+    """Combinations of slow time constants, at most ``_MOST_CURVES``, and their curve styles."""
+    letters = dict(zip(SLOW, ("W", "\\psi", "z"), strict=True))
+    cells = results.stack(cell=list(SLOW))
     moving = slow_axes(results)
     chosen = np.unique(np.linspace(0, cells.sizes["cell"] - 1, _MOST_CURVES).round().astype(int))
     picked = [cells.isel(cell=i) for i in chosen]
@@ -110,8 +114,8 @@ def _slow_cells(results: xr.Dataset) -> tuple[list[xr.Dataset], dict[str, dict[s
     return picked, style.of(names)
 
 
-def _first_that_followed(results: xr.Dataset) -> str:
-    """The first solver that stepped through."""
+def _first_with_results(results: xr.Dataset) -> str:
+    """The first solver that has results."""
     has_any = results.bp_error.notnull().any([*set(results.bp_error.dims) - {"solver"}])
     return str(results.solver.values[has_any][0])
 

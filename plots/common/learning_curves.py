@@ -1,4 +1,4 @@
-"""Curves over epochs, which every study that trains draws."""
+"""Curves over epochs, for all studies that train."""
 
 from pathlib import Path
 
@@ -39,22 +39,20 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
 
 
 def accuracy(results: xr.Dataset) -> Figure:
-    """Test accuracy over epochs: all of it, and its upper end."""
-    figure, (whole, upper) = plt.subplots(1, 2, figsize=(8, 3.6))
-    lines = curves(whole, results, "accuracy")
+    """Test accuracy over epochs, and the same enlarged near the highest accuracy."""
+    figure, (full, upper) = plt.subplots(1, 2, figsize=(8, 3.6))
+    lines = curves(full, results, "accuracy")
     curves(upper, results, "accuracy")
-    whole.set_ylabel("test accuracy [%]")
+    full.set_ylabel("test accuracy [%]")
     best = float(results.accuracy.mean("seed").max())
     upper.set_ylim(best - 6, best + 0.5)
-    upper.set_title("upper end")
+    upper.set_title("enlarged")
     style.legend_below(figure, lines)
     figure.suptitle(f"{results.attrs['title']}, {seeds(results)}")
     return figure
 
 
 def draw_accuracy(results: xr.Dataset, folder: Path) -> list[Path]:
-    """Draw accuracies into a folder, and write the table of the last ones."""
-    figure = accuracy(results)
-    paths = style.save(figure, folder, "accuracy")
-    plt.close(figure)
+    """Draw the accuracies, and write the table of those after the last epoch."""
+    paths = style.draw_each({"accuracy": accuracy}, results, folder)
     return [*paths, style.write(table(results).to_csv(float_format="%.3f"), folder / "table.csv")]

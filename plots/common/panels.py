@@ -1,4 +1,4 @@
-"""Figures with a column of panels for every layer, and the axes that they share."""
+"""Figures with one column of panels for each layer, and their axes."""
 
 from collections.abc import Sized
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 Panels = np.ndarray[Any, Any]
 TIME = "time [same unit as $\\tau$]"
+TAU = "time constant $\\tau$\n[arbitrary unit]"
 
 
 def layer_grid(

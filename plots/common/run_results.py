@@ -1,4 +1,4 @@
-"""Results of finished runs, and what figures and printed tables derive from them."""
+"""Results of finished runs, and the statistics that figures and printed tables share."""
 
 import json
 from collections.abc import Sequence
@@ -10,20 +10,31 @@ import xarray as xr
 
 from ardyn import InputError
 
+SLOW = ("tau_w", "tau_psi", "tau_z")
+"""Time constants of the slow variables: weights, feedback weights and activity traces."""
+REFERENCES = {"gradients": "backprop gradient", "equilibrium": "equilibrium of the rule"}
+"""What activities are compared with, by the setting ``reference``."""
+
 
 def results(folder: Path, study: str) -> xr.Dataset:
-    """What a run of a study measured.
+    """The results of a finished run.
 
     Raises:
-        InputError: a folder without DONE or without whole results, or of another study.
+        InputError: a folder without DONE or without complete results, or of another study.
     """
     if not (folder / "DONE").is_file():
-        raise InputError(f"{folder} has no DONE, so it holds no finished run; run the study again")
+        raise InputError(
+            f"{folder} has no file DONE, so its run is not finished; run the study again"
+        )
     return stored(folder, study)
 
 
 def stored(folder: Path, study: str) -> xr.Dataset:
-    """The same, whether or not the run has been closed."""
+    """The results of a run, finished or not.
+
+    Raises:
+        InputError: a folder without complete results, or of another study.
+    """
     if not (folder / "results.nc").is_file():
         raise InputError(f"{folder} has no results.nc; run the study again")
     try:
@@ -31,42 +42,47 @@ def stored(folder: Path, study: str) -> xr.Dataset:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {folder} ({error}); run the study again") from error
     if found.attrs.get("study") != study:
-        raise InputError(f"{folder} holds no run of the {study} study; name one that does")
-    lacking = sorted(set(found.attrs["stored"].split()) - set(map(str, found.variables)))
-    if lacking:
-        raise InputError(f"{folder}/results.nc lacks {', '.join(lacking)}; run the study again")
+        raise InputError(
+            f"{folder} holds results of the study {found.attrs.get('study')!r}, not of {study!r}; "
+            f"pass a run folder of {study}"
+        )
+    absent = sorted(set(found.attrs["stored"].split()) - set(map(str, found.variables)))
+    if absent:
+        raise InputError(
+            f"{folder}/results.nc has no variable {', '.join(absent)}; run the study again"
+        )
     return found
 
 
 def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Several runs as one, each with conditions of its own; what a run lacks is NaN.
+    """The conditions of several runs as one dataset; variables that a run does not have are NaN.
 
     Raises:
-        InputError: no run, or runs that cannot stand in one figure.
+        InputError: no run, the same condition twice, or runs whose other settings differ.
     """
     if not runs:
-        raise InputError("no run folder was named; pass one or more")
+        raise InputError("got no run folder; pass one or more")
     if len(runs) == 1:
         return runs[0]
     names = [name for run in runs for name in run.get("condition", xr.DataArray([])).values]
     if len(set(names)) < len(names) or not names or len({_common(run) for run in runs}) > 1:
         raise InputError(
-            f"runs with the conditions {', '.join(map(str, names))} don't fit one figure; name "
-            f"runs that differ in nothing but their conditions and seeds"
+            f"runs with the conditions {', '.join(map(str, names)) or 'none'} cannot be drawn "
+            f"together; pass runs that differ only in their conditions and seeds"
         )
     return xr.concat(runs, "condition", join="outer", combine_attrs="override")
 
 
 def _common(run: xr.Dataset) -> str:
-    """What runs in one figure must share."""
+    """The settings that runs drawn together must share, as text."""
     config = json.loads(run.attrs["config"])
     own = ("conditions", "seeds", "tau_z", "nonlinear_scheme", "nonlinear_step")
     return json.dumps({name: value for name, value in config.items() if name not in own})
 
 
 def slow_axes(results: xr.Dataset) -> list[str]:
-    """Time constants that are finite in some run, of weights, feedback weights and traces."""
-    return [axis for axis in ("tau_w", "tau_psi", "tau_z") if np.isfinite(results[axis]).any()]
+    """Those of ``SLOW`` that are finite in some run; an infinite one is of a constant variable."""
+    return [axis for axis in SLOW if np.isfinite(results[axis]).any()]
 
 
 def standard_error(x: xr.DataArray) -> xr.DataArray:
@@ -93,7 +109,7 @@ def table(results: xr.Dataset) -> pd.DataFrame:
 
 
 def seeds(results: xr.Dataset) -> str:
-    """What a curve shows, in words."""
+    """What curves and error bars show, for a title."""
     counts = sorted({int(each) for each in results.accuracy.notnull().sum("seed").values.flat})
     if counts == [1]:
         return "one seed"

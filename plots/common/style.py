@@ -1,12 +1,14 @@
-"""The look that every figure shares."""
+"""The style that all figures share."""
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import seaborn as sns
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -33,7 +35,7 @@ mpl.rcParams.update(
 )
 
 COLOURS = sns.color_palette("colorblind")
-"""Ten colours that colour-blind readers tell apart; black stands for gradients and laws."""
+"""Ten colours that colour-blind readers can distinguish; references and predictions are black."""
 DASHES = [
     "-",
     (0, (1, 1.2)),
@@ -42,7 +44,7 @@ DASHES = [
     (0, (4, 1, 1, 1, 1, 1)),
     (0, (2, 2)),
 ]
-"""Line styles, so that curves are told apart in print without colour."""
+"""Line styles, so that curves can be distinguished in print without colour."""
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 
 
@@ -59,48 +61,60 @@ def of(names: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def line(look: dict[str, object]) -> dict[str, object]:
-    """Colour and line style of a look, without its marker."""
+    """Colour and line style of a curve, without its marker."""
     return {key: look[key] for key in ("color", "linestyle")}
 
 
 def dots(look: dict[str, object]) -> dict[str, object]:
-    """Colour and open marker of a look, without its line."""
+    """Colour and open marker of a curve, without its line."""
     return {key: look[key] for key in ("color", "marker")} | {"linestyle": "", "mfc": "none"}
 
 
 def handle(name: str, **look: object) -> Line2D:
-    """An entry of a legend, for what is drawn by several curves."""
+    """A legend entry that stands for several curves."""
     entry = Line2D([], [], label=name)
     entry.set(**look)
     return entry
 
 
 def title(figure: Figure, text: str) -> None:
-    """A title over the whole figure, its lines broken where they would not fit."""
-    letters = int(figure.get_figwidth() / 0.085)  # of 10 points
+    """A title above all panels; lines longer than the figure is wide are wrapped."""
+    letters = int(figure.get_figwidth() / 0.085)  # inches per letter, at 10 points
     lines = []
     for line in text.splitlines():
-        marks = len(line) - len(_as_read(line))
+        marks = len(line) - len(_without_tex(line))
         lines += textwrap.wrap(line, letters + marks) if len(line) > letters + marks else [line]
     figure.suptitle("\n".join(lines))
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for the whole figure, under its panels, in as many columns as fit."""
-    longest = max(len(_as_read(str(handle.get_label()))) for handle in handles)
+    """One legend below all panels, in as many columns as fit."""
+    longest = max(len(_without_tex(str(handle.get_label()))) for handle in handles)
     # A handle and its gaps take about 0.55 inches, a letter of 8 points about 0.065.
     columns = int(figure.get_figwidth() / (0.55 + 0.065 * longest))
     columns = max(1, min(len(handles), columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def _as_read(label: str) -> str:
-    """A label without the marks of its formulas."""
+def _without_tex(label: str) -> str:
+    """A label without its TeX commands, to estimate its printed width."""
     return re.sub(r"[{}$_]", "", re.sub(r"\\[a-z]+", "x", label))
 
 
+def draw_each(
+    figures: Mapping[str, Callable[[xr.Dataset], Figure]], results: xr.Dataset, folder: Path
+) -> list[Path]:
+    """Draw figures of the same results, one at a time, and save each under its name."""
+    paths = []
+    for name, figure_of in figures.items():
+        figure = figure_of(results)
+        paths += save(figure, folder, name)
+        plt.close(figure)
+    return paths
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf, each whole or not at all.
+    """Write NAME.png and NAME.pdf, each completely or not at all.
 
     Raises:
         InputError: a folder that cannot be written.
@@ -113,7 +127,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def write(text: str, path: Path) -> Path:
-    """Write a text, whole or not at all.
+    """Write a text file, completely or not at all.
 
     Raises:
         InputError: a folder that cannot be written.

@@ -1,1 +1,1 @@
-"""What studies measure of trajectories."""
+"""Measurements: trajectories, tracking lag, tests of equivalence."""

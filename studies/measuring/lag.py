@@ -1,4 +1,4 @@
-"""Tracking lag of each unit behind a gradient that moves as weights change during a relaxation."""
+"""Tracking error and lag of each unit, relative to a gradient that moves with plastic weights."""
 
 import itertools
 import math
@@ -23,7 +23,6 @@ from studies.running.checkpoints import Checkpoints
 
 RECORDS = 60
 """Times after the start at which weights are recorded, and gradients computed from them."""
-Stepping = Solver
 
 
 class Taus(NamedTuple):
@@ -47,7 +46,11 @@ def relaxations(
     tau_psi: Sequence[float],
     tau_z: Sequence[float],
 ) -> dict[Taus, ardyn.Relaxation]:
-    """One for every combination; plasticity is always on, and averaged over the batch."""
+    """One relaxation for every combination of time constants, plastic from start to end.
+
+    Args:
+        make: makes a relaxation from its rule, time constants and plasticity.
+    """
     constant = (math.inf,)
     grid = itertools.product(tau_x, tau_w or constant, tau_psi or constant, tau_z or constant)
     return {
@@ -64,16 +67,16 @@ def relaxations(
 
 def track(
     sims: Mapping[Taus, ardyn.Relaxation],
-    solvers: Mapping[str, Stepping],
+    solvers: Mapping[str, Solver],
     duration: float,
     shown: Sequence[str],
     checkpoints: Checkpoints | None,
 ) -> tuple[xr.Dataset, list[str]]:
-    """``tracking`` of every combination with every solver.
+    """The measures of ``tracking``, for every combination of time constants with every solver.
 
     Returns:
         The measures, [tau_x, tau_w, tau_psi, tau_z, solver, layer, record], NaN where a solver
-        diverged; and the failures, in words.
+        diverged; and a message for each failure.
     """
     found, failures = [], list[str]()
     runs = list(itertools.product(sims.items(), solvers.items()))
@@ -100,7 +103,7 @@ def track(
 def _once(
     checkpoints: Checkpoints | None, key: str, measure: Callable[[], xr.Dataset]
 ) -> xr.Dataset:
-    """The checkpoint of an interrupted run, or a new measurement, which is then saved."""
+    """The measurement saved by an interrupted run; otherwise a new one, which is saved."""
     if checkpoints is None:
         return measure()
     kept = checkpoints.load(key)
@@ -111,7 +114,7 @@ def _once(
 
 
 def tracking(
-    sim: ardyn.Relaxation, duration: float, solver: Stepping, shown: Sequence[str]
+    sim: ardyn.Relaxation, duration: float, solver: Solver, shown: Sequence[str]
 ) -> xr.Dataset:
     """Tracking error and lag of activities relative to the gradient at the current weights.
 

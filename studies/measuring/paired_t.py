@@ -1,4 +1,4 @@
-"""Is a difference smaller than a margin? Paired over seeds."""
+"""Paired tests of equivalence over seeds: two one-sided t tests (Schuirmann 1987)."""
 
 import numpy as np
 import pandas as pd
@@ -7,16 +7,17 @@ from scipy import stats
 
 
 def equivalence(final: xr.DataArray, margin: float) -> xr.Dataset:
-    """Every condition against the first: mean difference, 95 % interval, two one-sided t tests.
+    """Compare every condition with the first.
 
     Args:
-        final: accuracy, [condition, seed], in points.
-        margin: what counts as equivalent, in points.
+        final: accuracy, [condition, seed], in per cent.
+        margin: largest difference that counts as equivalent, in percentage points.
 
     Returns:
-        [compared]: "difference", "interval_low", "interval_high", in points, and "equivalence_p",
-        the larger of the p values of the two one-sided tests: below 0.05, the conditions are
-        equivalent. NaN for a single seed, or where all seeds differ by the same.
+        [compared]: "difference", the mean, with its 95 % confidence interval, "interval_low" to
+        "interval_high", in percentage points; and "equivalence_p", the larger p value of the two
+        one-sided tests: below 0.05, the conditions are equivalent. All but the mean are NaN for a
+        single seed, and where the difference is the same for all seeds.
     """
     first, *others = final.condition.values
     rows = {
@@ -30,7 +31,7 @@ def equivalence(final: xr.DataArray, margin: float) -> xr.Dataset:
 
 def _compare(difference: np.ndarray, margin: float) -> dict[str, float]:
     mean = float(difference.mean())
-    if len(difference) < 2 or np.ptp(difference) == 0:  # no spread: t is not defined
+    if len(difference) < 2 or np.ptp(difference) == 0:  # the standard deviation is undefined or 0
         return {"difference": mean} | dict.fromkeys(
             ("interval_low", "interval_high", "equivalence_p"), np.nan
         )

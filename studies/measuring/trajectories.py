@@ -1,4 +1,4 @@
-"""Measurements on relaxations, each a Dataset with named dimensions."""
+"""Measurements of relaxations: comparison with a reference, work and precision, depth."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +15,17 @@ from ardyn.network.network import Units
 from ardyn.solvers.system import Solver
 
 LEVELS = 7
-"""Steps or tolerances per solver in the work–precision measurement."""
+"""Number of steps or tolerances per solver in the work–precision measurement."""
 _EACH = ("time", "neuron")
 
 
 def relax(
     sim: ardyn.Relaxation, times: Sequence[float], solver: Solver
 ) -> tuple[ardyn.Trajectory, float]:
-    """A trajectory with every activity in hand, and the wall time it took, in seconds.
+    """A trajectory with all activities computed, and its wall time [s].
 
-    What takes a moment is timed again, lest the clock show what only a first call costs.
+    Short solves are repeated and the shortest time is returned, so that costs of a first call do
+    not count.
     """
     trajectory, seconds = _timed(sim, times, solver)
     repeats = 3 if seconds < 0.1 else 0
@@ -38,13 +39,13 @@ def _timed(
     start = time.perf_counter()
     trajectory = sim.solve(times, solver)
     for unit in trajectory.units:
-        trajectory[unit]
+        trajectory[unit]  # of a closed form, computed on access
     _synchronise(sim)
     return trajectory, time.perf_counter() - start
 
 
 def strongest_neurons(gradients: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Per layer, the numbers of the neurons with the largest gradient in the first sample."""
+    """Indices of the neurons with the largest gradients in the first sample, {layer: [count]}."""
     strongest = {unit: g[0].flatten().abs().topk(count) for unit, g in gradients.items()}
     return {unit: found.indices.sort().values for unit, found in strongest.items()}
 
@@ -62,11 +63,11 @@ def compare(
     neurons: Mapping[str, Tensor],
     tolerance: float,
 ) -> xr.Dataset:
-    """One trajectory beside its goal g, and beside the exact trajectory, for the units of interest.
+    """Compare a trajectory with its reference g and with the exact trajectory.
 
     Args:
-        goal: BP gradients or equilibrium of every unit, [batch, …].
-        neurons: numbers of the neurons to keep, for the units of interest.
+        goal: g of every unit: BP gradients or equilibrium, [batch, …].
+        neurons: indices of the neurons to store, by unit; other units are not compared.
     """
 
     def of_each(measure: Callable[[str], Tensor], *dims: str) -> xr.DataArray:
@@ -93,11 +94,11 @@ def compare(
 
 
 def work_precision(sim: ardyn.Relaxation, tau: float, name: str, reference: Solver) -> xr.Dataset:
-    """Error of the state at t = 5 τ against the work it took, over steps h = τ/2ⁱ or tolerances.
+    """Error of the state at t = 5 τ and its cost, over steps h = τ/2ⁱ or tolerances.
 
-    A setting at which the solver is unstable or out of reach of the number format stays NaN. The
-    closed form has no setting, so that only its first level is filled; being the reference for
-    the others, it is itself held against a tight adaptive solve.
+    NaN where the solver is unstable, or the tolerance is below the resolution of the number format.
+    The closed form has no step or tolerance, so that only its first level is filled; as it is the
+    reference for the others, its own error is relative to an adaptive solve at tight tolerances.
     """
     times = [5 * tau]
     goal = sim.solve(times, tight_solver(sim) if name == "exact" else reference)
@@ -122,22 +123,23 @@ def recorded_times(duration: float, step: float) -> list[float]:
 
 
 def exact_solver(sim: ardyn.Relaxation) -> Solver:
-    """What counts as exact: the closed form, or a tight solve where there is none."""
+    """The solver of reference trajectories: the closed form, else ``tight_solver``."""
     return ardyn.ClosedForm() if sim.dynamics.is_linear else tight_solver(sim)
 
 
 def tight_solver(sim: ardyn.Relaxation) -> ardyn.Adaptive:
-    """A solver near the limit of the number format."""
+    """An adaptive solver of order 8, with tolerances near the machine epsilon."""
     rtol = _finest_rtol(sim, 1e-12)
     return ardyn.Adaptive("dopri8", rtol=rtol, atol=rtol * 1e-3)
 
 
 def _finest_rtol(sim: ardyn.Relaxation, wanted: float) -> float:
-    """The tolerance wanted, or what the number format still resolves with ease."""
+    """The tolerance wanted, but at least 8 times the machine epsilon."""
     return max(wanted, 8 * torch.finfo(sim.dynamics.like.dtype).eps)
 
 
 def _settings(tau: float, name: str) -> Iterator[tuple[float, Solver]]:
+    """Tolerance or step over τ of each level, and the solver; the closed form has one level."""
     if name == "exact":
         yield np.nan, ardyn.ClosedForm()
     elif name in ardyn.ADAPTIVE_METHODS:
@@ -151,13 +153,13 @@ def _settings(tau: float, name: str) -> Iterator[tuple[float, Solver]]:
 def convergence_at_depth(
     model: nn.Module, inputs: Tensor, targets: Tensor, tolerance: float, units: Units
 ) -> xr.Dataset:
-    """Convergence time of the lowest unit of a deep network, τ = 1, in three ways.
+    """Convergence time of the lowest unit of a network for τ = 1, analytic and measured.
 
-    From a zero state under a clamped output x^{L−k}(t) = γ(k, t) g^{L−k} on a chain, γ being the
-    regularised lower incomplete gamma function, so that the time has a law; it is measured beside
-    it. Where paths of several lengths meet, the longest sets the law, and shorter ones lead the
-    way. From the feed-forward state under a relaxing output the time also depends on how large the
-    activities are beside the gradients.
+    On a chain, from a zero initial state and with a clamped output, x^{L−k}(t) = γ(k, t) g^{L−k},
+    γ being the regularised lower incomplete gamma function. "depth_law" is the time that follows
+    for the longest path through the network, and "depth_measured" the time measured; it is shorter
+    where shorter paths contribute. "depth_default" is the time from the feed-forward state with a
+    relaxing output; it also depends on the size of activities relative to gradients.
     """
     rule = ardyn.Rule(output="clamped", initial="zero")
     from_zero = ardyn.Relaxation(model, inputs, targets, rule=rule, units=units)

@@ -1,1 +1,1 @@
-"""What a study runs on: images, their files and downloads, networks."""
+"""Inputs of the studies: images, their files and downloads, and networks."""

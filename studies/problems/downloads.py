@@ -1,4 +1,4 @@
-"""The files of the data sets: which they are, where they lie, and how they get there."""
+"""Files of the data sets: their names, where they are found, and their download."""
 
 import gzip
 import os
@@ -20,19 +20,19 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a data set as its makers publish them."""
+    """The files of a data set as published."""
 
     url: str
-    """Where they are published."""
+    """Address they are published at."""
     md5: dict[str, str]
-    """Their MD5 sums, by name."""
+    """MD5 sums, {name of the published file: sum}."""
     train: tuple[str, ...]
     """Names of the files of the training set, unpacked."""
     test: tuple[str, ...]
     folder: str = ""
-    """Folder that these may lie in."""
+    """Subfolder that the unpacked files may be in."""
     archive: str = ""
-    """Archive that may hold that folder."""
+    """Name of the published archive of that subfolder; empty if the files are published singly."""
 
     def files(self, split: Split) -> tuple[str, ...]:
         return self.train if split == "train" else self.test
@@ -44,7 +44,7 @@ class Layout:
 
 
 def locate(name: str, splits: Iterable[Split], data_dir: Path | None = None) -> Path:
-    """The folder that holds these splits: in data_dir, in ARDYN_DATA, or downloaded.
+    """The folder with the files of these splits: in data_dir, in ARDYN_DATA, or downloaded.
 
     Raises:
         InputError: files that are missing, or cannot be downloaded.
@@ -58,7 +58,7 @@ def locate(name: str, splits: Iterable[Split], data_dir: Path | None = None) -> 
 
 
 def missing(name: str, splits: Iterable[Split], folder: Path) -> list[str]:
-    """The files of these splits that the folder holds neither loose nor in an archive."""
+    """Names of the files of these splits that are neither in the folder nor in its archive."""
     layout = LAYOUTS[name]
     if layout.archive and (folder / layout.archive).is_file():
         return []
@@ -74,52 +74,57 @@ def contents(name: str, split: Split, folder: Path) -> list[File]:
     """
     layout = LAYOUTS[name]
     paths = [_path(layout, folder, file) for file in layout.files(split)]
-    loose = [path for path in paths if path]
-    if len(loose) == len(paths):
-        return [File(path, _bytes(path)) for path in loose]
+    unpacked = [path for path in paths if path]
+    if len(unpacked) == len(paths):
+        return [File(path, _bytes(path)) for path in unpacked]
     return _unpack(folder / layout.archive, layout.files(split))
 
 
 def _check_complete(name: str, splits: list[Split], folder: Path) -> None:
-    if lost := missing(name, splits, folder):
+    if absent := missing(name, splits, folder):
         layout = LAYOUTS[name]
         raise InputError(
-            f"{folder} lacks {', '.join(lost)}; put {', '.join(layout.published(splits))} from "
-            f"{layout.url} there, or leave out --data-dir and ARDYN_DATA to download them"
+            f"{folder} has no file {', '.join(absent)}; put "
+            f"{', '.join(layout.published(splits))} from {layout.url} there, or leave out "
+            f"--data-dir and ARDYN_DATA to download them"
         )
 
 
 def _path(layout: Layout, folder: Path, file: str) -> Path | None:
+    """Path of an unpacked or gzipped file; None if there is none."""
     places = (folder, folder / layout.folder)
     paths = (place / f"{file}{ending}" for place in places for ending in ("", ".gz"))
     return next((path for path in paths if path.is_file()), None)
 
 
 def _bytes(path: Path) -> bytes:
+    """The decompressed content of a file."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"cannot read {path} ({error}); fetch it again") from error
+        raise InputError(f"cannot read {path} ({error}); download it again") from error
 
 
 def _unpack(archive: Path, files: tuple[str, ...]) -> list[File]:
+    """Files of these names from an archive, in this order."""
     found = dict[str, bytes]()
     try:
         with tarfile.open(archive) as tar:
-            # In one pass: going back in a gzipped archive decompresses it from its start.
+            # In one pass, as seeking backwards in a gzipped archive decompresses it from its start.
             for entry in tar:
                 file, member = PurePosixPath(entry.name).name, tar.extractfile(entry)
                 if file in files and member:
                     found[file] = member.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"cannot read {archive} ({error}); fetch it again") from error
-    if lost := [file for file in files if file not in found]:
-        raise InputError(f"{archive} lacks {', '.join(lost)}; fetch it again")
+        raise InputError(f"cannot read {archive} ({error}); download it again") from error
+    if absent := [file for file in files if file not in found]:
+        raise InputError(f"{archive} has no file {', '.join(absent)}; download it again")
     return [File(archive / file, found[file]) for file in files]
 
 
 def _download(name: str, files: list[str]) -> Path:
+    """Download files to the user's cache, unless already there; returns the folder."""
     layout, folder = LAYOUTS[name], Path(pooch.os_cache("ardyn")) / name
     try:
         for file in files:
@@ -138,12 +143,13 @@ def _retrieve(layout: Layout, file: str, folder: Path) -> None:
 
 
 def _reason(error: Exception, url: str) -> str:
+    """Why a download failed."""
     if isinstance(error, requests.HTTPError):
         return str(error)
     if isinstance(error, requests.RequestException):
         return f"no connection to {url}"
     if isinstance(error, ValueError):
-        return f"what {url} sent has another MD5 sum than the official file"
+        return f"the file from {url} has another MD5 sum than the official one"
     return str(error)
 
 

@@ -1,4 +1,4 @@
-"""Data sets: whole, as tensors."""
+"""Data sets of images, each loaded completely as tensors."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,8 @@ from studies.problems.formats import Images
 
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"]
 _HASHED_IN_FLOAT64 = ("digits", "mnist", "fashion-mnist")
-"""Sets whose checksums stand in results that were stored before there were other sets."""
+"""Sets whose checksum is of float64 pixels, for compatibility with stored results; else of
+bytes."""
 
 
 SAMPLES: Mapping[tuple[str, str], int] = {
@@ -35,7 +36,7 @@ SAMPLES: Mapping[tuple[str, str], int] = {
     ("svhn", "train"): 73_257,
     ("svhn", "test"): 26_032,
 }
-"""Images of the official sets."""
+"""Number of images in the official sets."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,37 @@ class Data:
     checksum: str
     """SHA-256 of the inputs and labels as loaded."""
 
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first samples, [count, pixel] and [count, class]; all if there are fewer."""
+        return self.inputs[:count], self.targets[:count]
+
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random batch without repeats, [size, pixel] and [size, class].
+        """A random batch without replacement, [size, pixel] and [size, class].
 
         Raises:
             InputError: a batch larger than the set.
         """
         if not 1 <= size <= len(self.inputs):
-            raise InputError(f"batch size {size} must lie in 1 … {len(self.inputs)}, the whole set")
+            raise InputError(
+                f"batch size {size} must lie in 1 … {len(self.inputs)}, the size of the set; use 64"
+            )
         rows = torch.randperm(len(self.inputs), generator=generator)[:size]
         return self.inputs[rows], self.targets[rows]
 
 
 def load(name: DatasetName, dtype: torch.dtype, data_dir: Path | None = None) -> Data:
-    """A training set; of the digits, all 1,797.
+    """A training set; of the digits, all 1,797 images.
 
     Args:
-        name: "digits" (8 × 8 pixels, bundled with scikit-learn), or a set of which the official
-            files are read: "mnist", "fashion-mnist", "cifar10", "cifar100" (the 100 fine classes)
+        name: "digits" (8 × 8 pixels, included in scikit-learn), or a set whose official files are
+            read: "mnist", "fashion-mnist", "cifar10", "cifar100" (the 100 fine classes)
             or "svhn" (the cropped digits, without the extra ones).
         dtype: of the tensors.
-        data_dir: the folder whose subfolder of that name holds the files. If None, the environment
-            variable ARDYN_DATA may name it; else the files are downloaded, once.
+        data_dir: the folder whose subfolder of that name has the files. If None, it is that of the
+            environment variable ARDYN_DATA; if that is not set, the files are downloaded once.
 
     Raises:
-        InputError: files that are missing, not what they should be, or not to be had.
+        InputError: files that are missing, invalid, or cannot be downloaded.
     """
     check_choice("dataset", name, get_args(DatasetName))
     if name == "digits":
@@ -113,11 +120,11 @@ def _official(
     found = []
     for split in splits:
         images = formats.read(name, downloads.contents(name, split, folder))
-        whole = SAMPLES.get((name, split), len(images.labels))
-        if len(images.labels) != whole:
+        official = SAMPLES.get((name, split), len(images.labels))
+        if len(images.labels) != official:
             raise InputError(
-                f"{folder} holds {len(images.labels)} {split} images of {name}, and the official "
-                f"set has {whole}; a file is cut off, or stands in another's place: fetch it again"
+                f"{folder} has {len(images.labels)} {split} images of {name}, and the official set "
+                f"has {official}, so that a file is truncated or misnamed; download it again"
             )
         found.append(_data(name, images, dtype))
     return found
@@ -125,7 +132,7 @@ def _official(
 
 def _data(name: DatasetName, images: Images, dtype: torch.dtype) -> Data:
     white = 16 if name == "digits" else 255
-    # Straight from bytes: CIFAR-10 in float64 on the way would take 1.2 GB.
+    # Converted directly from bytes: a float64 copy of CIFAR-10 would take 1.2 GB.
     inputs = torch.tensor(images.pixels, dtype=dtype).div_(white)
     labels = torch.tensor(images.labels, dtype=torch.int64)
     one_hot = functional.one_hot(labels, IMAGES[name][2]).to(dtype)
@@ -133,7 +140,7 @@ def _data(name: DatasetName, images: Images, dtype: torch.dtype) -> Data:
 
 
 def _checksum(images: Images, white: int | None) -> str:
-    """SHA-256 of the pixels, as bytes or in float64 from 0 to white, and of the labels."""
+    """SHA-256 of the pixels, as bytes or in float64 after division by white, and of the labels."""
     sha = hashlib.sha256()
     for start in range(0, len(images.pixels), 4096):
         pixels = images.pixels[start : start + 4096]
@@ -144,14 +151,14 @@ def _checksum(images: Images, white: int | None) -> str:
 
 @dataclass(frozen=True)
 class Sets:
-    """Whole sets of images, as one tensor each."""
+    """A training set and a test set."""
 
     train: Data
     test: Data
 
     @property
     def checksum(self) -> str:
-        """Of both."""
+        """SHA-256 of the checksums of both sets."""
         both = self.train.checksum + self.test.checksum
         return hashlib.sha256(both.encode()).hexdigest()
 

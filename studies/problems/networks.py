@@ -1,4 +1,4 @@
-"""The networks that the convergence study relaxes, each a map from flat pixels to classes."""
+"""Networks of the studies, from flattened images to classes."""
 
 import math
 from collections import OrderedDict
@@ -13,16 +13,17 @@ from ardyn import InputError
 from ardyn.models import IMAGES, Variant
 
 WIDTH = 32
-"""Features of a token, a cell or a channel."""
+"""Features of a token, hidden features of a cell, or channels."""
 HEADS = 4
+"""Attention heads."""
 CHAIN_WIDTH = 64
-"""Neurons per hidden layer of the chains whose depth is varied."""
+"""Neurons per hidden layer of ``Chain``."""
 TOKENS = 8
-"""Pieces that an image is cut into."""
+"""Tokens of the transformer: segments of equal length of an image."""
 
 
 class Chain(nn.Sequential):
-    """A deep tanh network, through which gradients neither vanish nor explode at once."""
+    """Fully connected tanh layers of equal width, and a linear output layer."""
 
     def __init__(self, pixels: int, depth: int, classes: int) -> None:
         sizes = [pixels, *[CHAIN_WIDTH] * (depth - 1), classes]
@@ -30,7 +31,7 @@ class Chain(nn.Sequential):
 
 
 class DeepCNN(nn.Sequential):
-    """Convolutions of one size, one after another, then a fully connected layer."""
+    """Convolutional tanh layers of equal width, and a fully connected output layer."""
 
     def __init__(self, pixels: int, depth: int, classes: int) -> None:
         side = math.isqrt(pixels)
@@ -41,7 +42,7 @@ class DeepCNN(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and a perceptron, each behind a layer norm and beside a residual connection."""
+    """Self-attention and a perceptron, each after a layer norm and with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class EncoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """An encoder over the pieces of an image, averaged."""
+    """An encoder of segments of an image, averaged over tokens before the output layer."""
 
     def __init__(self, pixels: int, depth: int, classes: int) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class Transformer(nn.Module):
 
 
 class LSTM(nn.Module):
-    """A cell that reads an image piece by piece, unrolled in time."""
+    """An LSTM cell that reads an image segment by segment, unrolled in time."""
 
     def __init__(self, pixels: int, length: int, classes: int) -> None:
         super().__init__()
@@ -91,20 +92,20 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x is [batch, pixel]."""
-        pieces = x.reshape(x.shape[0], self.length, -1)
+        segments = x.reshape(x.shape[0], self.length, -1)
         state = None
         for t in range(self.length):
-            state = self.cell(pieces[:, t], state)
+            state = self.cell(segments[:, t], state)
         y: Tensor = self.read(state[0])  # type: ignore[index]
         return y
 
 
 Make = Callable[[torch.Generator], nn.Module]
-"""Makes a network from flat pixels, its weights drawn with the generator."""
+"""Makes a network; its weights are drawn with the generator."""
 
 
 def mlp_for(dataset: str, hidden: Sequence[int]) -> Make:
-    """The paper's perceptron for the images of a data set."""
+    """The paper's MLP for the images of a data set."""
     channels, side, classes = IMAGES[dataset]
     sizes = [channels * side**2, *hidden, classes]
     return lambda generator: ardyn.mlp(sizes, generator=generator)
@@ -128,33 +129,34 @@ DEEP: dict[str, Callable[[int, int, int], nn.Module]] = {
     "transformer": Transformer,
     "lstm": LSTM,
 }
-"""By kind of network, from pixels, depth and classes: layers, encoder layers or length."""
+"""{kind: network of (pixels, depth, classes)}; for the depth see ``DEPTH_OF``."""
 DEPTH_OF = {
     "mlp": "layers",
     "cnn": "layers",
     "transformer": "encoder layers",
     "lstm": "length of the sequence",
 }
+"""What the depth of a network counts."""
 DEPTHS = {
     "mlp": (2, 4, 8, 16, 32, 64),
     "cnn": (2, 4, 8, 16),
     "transformer": (1, 2, 4),
     "lstm": (2, 4, 8, 16, 32),
 }
-"""Depths that take seconds rather than minutes."""
+"""Default depths, which take seconds rather than minutes."""
 
 
 def deep(kind: str, pixels: int, depth: int, classes: int, generator: torch.Generator) -> nn.Module:
     """A network of that depth; W ~ N(0, 1 / inputs of a neuron), b = 0.
 
     Raises:
-        InputError: an image that cannot be cut into that many pieces.
+        InputError: an image that cannot be split into that many segments, or is not square.
     """
-    pieces = {"transformer": TOKENS, "lstm": depth}.get(kind, 1)
-    if pixels % pieces or (kind == "cnn" and math.isqrt(pixels) ** 2 != pixels):
+    segments = {"transformer": TOKENS, "lstm": depth}.get(kind, 1)
+    if pixels % segments or (kind == "cnn" and math.isqrt(pixels) ** 2 != pixels):
         raise InputError(
-            f"{pixels} pixels cannot be cut into {pieces} pieces of one size for the {kind}; use "
-            f"depths that divide {pixels}"
+            f"{pixels} pixels cannot be split into {segments} segments of equal length for the "
+            f"{kind}; use depths that divide {pixels}"
         )
     model = DEEP[kind](pixels, depth, classes)
     with torch.no_grad():
@@ -166,10 +168,10 @@ def deep(kind: str, pixels: int, depth: int, classes: int, generator: torch.Gene
     return model
 
 
-def deep_ones(
+def at_depths(
     kind: str, depths: Sequence[int], pixels: int, classes: int, seed: int
 ) -> dict[int, nn.Module]:
-    """Networks of several depths, each with weights from the same seed; by default ``DEPTHS``."""
+    """Networks of several depths, by default ``DEPTHS``, each with weights from the same seed."""
     return {
         depth: deep(kind, pixels, depth, classes, torch.Generator().manual_seed(seed))
         for depth in depths or DEPTHS[kind]

@@ -14,7 +14,7 @@ from ardyn.files import written_whole
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """One file for each part of a run, written completely or not at all."""
+    """One file for each part of a run, each written completely or not at all."""
 
     folder: Path
     identity: str

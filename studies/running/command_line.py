@@ -1,4 +1,4 @@
-"""The command line that every study shares."""
+"""The command line of all studies."""
 
 import argparse
 import ctypes
@@ -16,7 +16,7 @@ import xarray as xr
 
 from ardyn import InputError
 from plots.common import run_results
-from plots.common.command_line import refusing
+from plots.common.command_line import exit_on_error
 from studies.problems import images
 from studies.running.flags import Settings
 from studies.running.run_folder import RunFolder, manifest, read_config
@@ -41,22 +41,23 @@ class Options:
     """Options of a run that do not change its results."""
 
     config: Path | None = None
-    """Configuration of an earlier run to start from, its folder or config.json; other flags
-    override it."""
+    """Folder or config.json of an earlier run whose settings are used as defaults; other flags
+    override them."""
     out: Path = Path("runs")
     """Folder of all runs; results are written to OUT/<study>/<hash of the configuration>/."""
     overwrite: bool = False
-    """Compute again, even if a run with this configuration is finished or was interrupted."""
+    """Compute again, and replace a finished or interrupted run with this configuration."""
     resume: bool = False
     """Continue an interrupted run with this configuration from its checkpoints."""
     plot: bool = True
     """Draw the figures."""
     threads: int = 1
-    """CPU threads. With networks of a few hundred neurons more threads hardly help, and on a busy
-    machine they can make a run several times slower."""
+    """Number of CPU threads. With networks of a few hundred neurons, more than one hardly helps,
+    and on a busy machine can make a run several times slower."""
     data_dir: Path | None = None
-    """Folder that holds mnist/, fashion-mnist/, cifar10/, cifar100/ or svhn/. By default, the
-    environment variable ARDYN_DATA names it; if it is not set, data are downloaded."""
+    """Folder with the subfolders mnist, fashion-mnist, cifar10, cifar100 and svhn, as far as they
+    are used. By default that of the environment variable ARDYN_DATA; if it is not set, data are
+    downloaded."""
 
 
 def main(
@@ -68,8 +69,11 @@ def main(
     description: str,
     load: Callable[[Config, Path | None], Loaded],
 ) -> None:
-    """Parse, run unless already computed, draw and print; an error gives exit status 2."""
-    with refusing():
+    """Run a study from the command line, unless already computed; print its summary and draw.
+
+    An ArdynError gives exit status 2.
+    """
+    with exit_on_error():
         config, options = _parse(kind, description)
         _use_threads(options.threads)
         _keep_memory()
@@ -126,7 +130,9 @@ def both_sets(config: Settings, data_dir: Path | None) -> images.Sets:
 def _use_threads(count: int) -> None:
     cores = os.cpu_count() or 1
     if not 1 <= count <= cores:
-        raise InputError(f"threads must lie in 1 … {cores}, the cores of this machine, got {count}")
+        raise InputError(
+            f"threads must lie in 1 … {cores}, the cores of this machine, got {count}; use 1"
+        )
     torch.set_num_threads(count)
 
 

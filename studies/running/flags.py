@@ -1,4 +1,4 @@
-"""Settings that several studies share, each a flag of the command line, and their checks."""
+"""Settings that several studies share, each a flag of the command line, and checks of settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ class Settings:
     """Settings of every study."""
 
     dataset: images.DatasetName = "digits"
-    """Images and their labels: digits is bundled; the others are read from --data-dir."""
+    """Images and labels: digits is included in scikit-learn; for the others see --data-dir."""
     batch_size: int = 64
     """Samples per batch."""
     duration: float = 10.0
-    """Duration of one relaxation (paper: 10 τ)."""
+    """Duration of one relaxation, in units of τ (paper: 10)."""
     step: float = 0.1
-    """Step h of fixed-step solvers and of the sweep (paper: 0.1 τ)."""
+    """Step h of fixed-step solvers and of the sweep, in the unit of τ (paper: 0.1 τ)."""
     dtype: Literal["float32", "float64"] = "float64"
-    """Floating-point type."""
+    """Floating-point type of weights and activities."""
     device: str = "cpu"
     """Device to compute on: cpu, cuda, cuda:1, …"""
 
@@ -35,10 +35,11 @@ class Objective:
     """The loss, and how its gradient enters the relaxation."""
 
     loss: Literal["sse", "mse", "cross_entropy"] = "sse"
-    """Loss: sse is Σ (x − t)², the authors' choice."""
+    """Loss, summed over the batch: sse, Σ (x − t)² as in the authors' code; mse, its mean over
+    outputs; or cross_entropy."""
     output: Output = "relaxed"
-    """Whether the output relaxes onto the loss gradient, or is clamped to it as in the authors'
-    code."""
+    """Output activity: relaxes onto the loss gradient (relaxed), or is equal to it at all times as
+    in the authors' code (clamped)."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class SolvedOnce(Settings):
     """Settings of the studies that solve the ODE with a single seed."""
 
     rtol: float = 1e-6
-    """Relative tolerance of adaptive solvers."""
+    """Relative tolerance of adaptive solvers, per step."""
     atol: float = 1e-9
-    """Absolute tolerance of adaptive solvers, in the unit of the activities."""
+    """Absolute tolerance of adaptive solvers, per step, in the unit of the activities."""
     seed: int = 0
-    """Seed of the weights and of the samples drawn."""
+    """Seed of the initial weights and of the choice of samples."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +64,7 @@ class HiddenLayers:
     """The hidden layers of the paper's MLP."""
 
     hidden: tuple[int, ...] = (300, 300, 100)
-    """Neurons of the hidden layers (paper: 300 300 100)."""
+    """Number of neurons of each hidden layer (paper: 300 300 100)."""
 
     def check_hidden(self) -> None:
         """Raise InputError unless every hidden layer has neurons."""
@@ -75,31 +76,31 @@ class HiddenLayers:
 
 
 def flag(name: str) -> str:
-    """The command line's spelling of a setting."""
+    """A setting as spelled on the command line."""
     return name.replace("_", "-")
 
 
 def check_positive_settings(config: Any, *names: str) -> None:
-    """Raise InputError unless these settings are positive; suggests their defaults."""
+    """Raise InputError unless these settings are positive; the message suggests their defaults."""
     for name in names:
         check_positive(flag(name), getattr(config, name), getattr(type(config), name))
 
 
 def check_distinct(name: str, values: Sequence[object], least: int = 1) -> None:
-    """Raise InputError unless a setting has enough values, all different."""
+    """Raise InputError unless a setting has at least ``least`` values, all different."""
     if len(values) >= least and len(set(values)) == len(values):
         return
     count = {0: "different values only", 1: "one or more different values"}
     raise InputError(
         f"{flag(name)} needs {count.get(least, f'{least} or more different values')}, got "
-        f"{list(values)}; give each once"
+        f"{list(values)}; pass each value once"
     )
 
 
 def check_time_constants(
     name: str, values: Sequence[float], least: int = 0, such_as: float = 1000
 ) -> None:
-    """Raise InputError unless time constants are enough, different and positive."""
+    """Raise InputError unless these are ``least`` or more different, positive values."""
     check_distinct(name, values, least)
     for tau in values:
         check_positive(flag(name), tau, such_as)

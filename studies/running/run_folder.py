@@ -60,7 +60,7 @@ def _unconverted(value: Any, kind: Callable[[Any], Any]) -> Any:
 
 
 def _problem(error: BaseException, kind: type | None) -> str:
-    """A validation error, in words."""
+    """The message of a validation error."""
     return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 

@@ -1,4 +1,4 @@
-"""Labels and units of stored variables, and the tables that a study prints."""
+"""Long names and units of stored variables, and the tables that a study prints."""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import Any
 
 import xarray as xr
 
-from plots.common.run_results import slow_axes, table
+from plots.common.run_results import REFERENCES, SLOW, slow_axes, table
 
 Labels = Mapping[str, tuple[str, str]]
-"""By name of the variable: its long name, and its unit; no unit for names and texts."""
+"""{variable: (long name, unit)}; names and texts have no unit."""
 
 _TIME = "unit of tau_x"
 RELAXATION: Labels = {
@@ -18,29 +18,29 @@ RELAXATION: Labels = {
     "tau_x": ("time constant of the activities", _TIME),
     "solver": ("solver; exact is the closed form of the ODE, sweep the authors' scheme", ""),
     "layer": ("unit, named after its module, hidden to output", ""),
-    "level": ("number of the step or tolerance, from coarse to fine", "1"),
-    "neuron": ("chosen neurons, numbered within the network by neuron_number", "1"),
+    "level": ("index of the step or tolerance, from coarse to fine", "1"),
+    "neuron": ("index of the stored neuron; its place in the layer is neuron_number", "1"),
     "depth": ("depth of the network: layers, encoder layers or segments of the sequence", "1"),
-    "activity": ("activity x of the chosen neurons, first sample", "1"),
-    "gradient": ("backprop gradient g of the chosen neurons, first sample", "1"),
-    "reference": ("what the chosen neurons are compared with: attribute reference", "1"),
-    "neuron_number": ("number of the chosen neuron within its layer, flattened", "1"),
+    "activity": ("activity x of the stored neurons, first sample", "1"),
+    "gradient": ("backprop gradient of the stored neurons, first sample", "1"),
+    "reference": ("reference g of the stored neurons, of the kind in attribute reference", "1"),
+    "neuron_number": ("index of the stored neuron in its layer, flattened", "1"),
     "relative_error": ("relative error to the reference g, |x - g| / |g| over the batch", "1"),
     "cosine": ("cosine between x and g over the batch", "1"),
     "norm_ratio": ("norm ratio |x| / |g| over the batch", "1"),
     "deviation": ("deviation from the exact trajectory, |x - x_exact| / |g|", "1"),
-    "convergence_time": ("time after which the relative error stays within tolerance", _TIME),
-    "predicted_time": ("convergence time as a root of the closed form of the ODE", _TIME),
-    "evaluations": ("evaluations of the right-hand side (sweeps; 0: closed form)", "1"),
-    "lost": ("solvers that failed, with the reason; their results are NaN", ""),
+    "convergence_time": ("time after which the relative error stays below the tolerance", _TIME),
+    "predicted_time": ("convergence time predicted by the closed form of the ODE", _TIME),
+    "evaluations": ("evaluations of the right-hand side; of sweep: sweeps; of exact: 0", "1"),
+    "lost": ("solvers that failed, with the error; their results are NaN", ""),
     "wall_time": ("wall time of the relaxation, all recorded times included", "s"),
     "work_setting": ("step over tau_x (fixed-step solvers) or rtol (adaptive solvers)", "1"),
-    "work_error": ("relative error at t = 5 tau_x to the exact state, worst layer", "1"),
+    "work_error": ("relative error to the exact state at t = 5 tau_x, maximum over layers", "1"),
     "work_evaluations": ("evaluations of the right-hand side up to t = 5 tau_x", "1"),
     "work_wall_time": ("wall time up to t = 5 tau_x", "s"),
-    "depth_law": ("law of a chain as long as depth_path: inverse incomplete gamma function", "tau"),
-    "depth_measured": ("lowest unit from a zero state, output clamped: stepped with dopri5", "tau"),
-    "depth_default": ("lowest unit from the feed-forward state: closed form", "tau"),
+    "depth_law": ("analytic convergence time of a chain as long as depth_path", "tau"),
+    "depth_measured": ("convergence time, zero initial state, output clamped, with dopri5", "tau"),
+    "depth_default": ("convergence time, feed-forward initial state, by the closed form", "tau"),
     "depth_path": ("leaky integrators on the longest path through the network", "1"),
     "tau_w": ("time constant of the weights; infinite: constant weights", _TIME),
     "tau_psi": ("time constant of the feedback weights; infinite: constant weights", _TIME),
@@ -59,7 +59,7 @@ RELAXATION: Labels = {
 
 TRAINING: Labels = {
     "condition": ("learning rule", ""),
-    "label": ("learning rule, in words", ""),
+    "label": ("learning rule, as labelled in figures", ""),
     "tau_z": ("time constant of the activity trace; 0: current, infinite: frozen", "tau"),
     "seed": ("seed of the weights and of the order of the samples", "1"),
     "epoch": ("passes through the training set", "1"),
@@ -70,13 +70,13 @@ TRAINING: Labels = {
     "scheme": ("time-stepping scheme", ""),
     "step": ("step h of the scheme", "tau"),
     "iterations": ("number of steps", "1"),
-    "distance": ("total variation between the weights of the scheme and of the ODE", "1"),
+    "distance": ("total variation distance of the weights of the scheme to those of the ODE", "1"),
     "weighted_by": ("scheme whose weights are given, at the paper's step and iterations", ""),
     "lag": ("number of units between the origin of an error and the unit that receives it", "1"),
     "weight": ("weight of an error that originates lag units further up", "1"),
     "stage": ("epochs of training before states and gradients are compared", "1"),
     "how": ("whether an error is predicted by the closed form, or measured by stepping", ""),
-    "state_error": ("relative distance of the final state to the ODE's, worst layer", "1"),
+    "state_error": ("relative distance of the final state to the ODE's, maximum over layers", "1"),
     "gradient_error": ("relative distance of the gradients to the ODE's", "1"),
     "bp_error": ("relative distance of the gradients to backprop's", "1"),
     "tau_w": ("time constant of the weights", "tau"),
@@ -104,10 +104,10 @@ TRAINING: Labels = {
 def described(
     results: xr.Dataset, labels: Labels, attributes: Mapping[str, Any], config: Any, checksum: str
 ) -> xr.Dataset:
-    """Results with long names and units, and with their configuration.
+    """Results with long names, units, attributes and their configuration.
 
     Args:
-        attributes: of the whole, "study" and "title" among them.
+        attributes: of the dataset, among them "study" and "title".
         config: the study's settings, a dataclass.
         checksum: of the data.
     """
@@ -116,7 +116,7 @@ def described(
             results[name].attrs = {"long_name": long_name} | ({"units": units} if units else {})
     results.attrs = {
         **attributes,
-        # Read back to recognise a file that lacks a variable.
+        # Compared on reading, to recognise a file in which a variable is missing.
         "stored": " ".join(sorted(map(str, results.variables))),
         "config": json.dumps(asdict(config)),
         "data_checksum": checksum,
@@ -131,31 +131,30 @@ def described_training(results: xr.Dataset, study: str, config: Any, checksum: s
 
 
 def training_summary(results: xr.Dataset) -> str:
-    """A table: accuracies after the last epoch."""
+    """A table of accuracies after the last epoch."""
     config = json.loads(results.attrs["config"])
     rows = table(results).to_string(float_format="{:.2f}".format)
     return f"{results.attrs['title']} after {config['epochs']} epochs, mean over seeds\n{rows}"
 
 
 def relaxation_summary(results: xr.Dataset) -> str:
-    """A table: convergence time, final error and cost of the lowest layer."""
+    """A table of convergence time, final error and cost, for the lowest layer."""
     lowest = results.isel(layer=0)
     columns = {
-        "convergence_time": "converged at",
-        "predicted_time": "predicted",
-        "last_error": "last error",
+        "convergence_time": "convergence time",
+        "predicted_time": "predicted time",
+        "last_error": "final error",
         "evaluations": "evaluations",
         "wall_time": "wall time [s]",
     }
     last = lowest.assign(last_error=lowest.relative_error.isel(time=-1, drop=True))
     columns = {name: heading for name, heading in columns.items() if name in last}
     last = last[list(columns)].drop_vars("layer").rename(columns)
-    goal = {"gradients": "the backprop gradient", "equilibrium": "the rule's own equilibrium"}
     heading = (
-        f"Lowest layer ({lowest.layer.item()}), relative error to "
-        f"{goal[results.attrs['reference']]}, tolerance "
+        f"Lowest layer ({lowest.layer.item()}): convergence to the "
+        f"{REFERENCES[results.attrs['reference']]}, relative tolerance "
         f"{results.attrs['tolerance']:g}\n(NaN: not converged within the duration; predicted: "
-        f"root of the closed form, which may lie beyond the duration)"
+        f"by the closed form, may be longer than the duration)"
     )
     frame = last.to_dataframe(dim_order=["tau_x", "solver"])
     text = f"{heading}\n{frame.to_string(float_format='{:.4g}'.format)}"
@@ -163,7 +162,7 @@ def relaxation_summary(results: xr.Dataset) -> str:
 
 
 def _tracking_table(results: xr.Dataset) -> str:
-    """A table: tracking error and lag of the lowest layer at the end."""
+    """A table of tracking error and lag at the end of the relaxation, for the lowest layer."""
     columns = {
         "g_error": "error to g",
         "g_lag": "lag behind g",
@@ -173,7 +172,7 @@ def _tracking_table(results: xr.Dataset) -> str:
     columns = {name: heading for name, heading in columns.items() if name in results}
     last = results.isel(layer=0, record=-1, drop=True)[list(columns)].rename(columns)
     slow = slow_axes(results)
-    constant = {axis: 0 for axis in ("tau_w", "tau_psi", "tau_z") if axis not in slow}
+    constant = {axis: 0 for axis in SLOW if axis not in slow}
     frame = last.isel(constant, drop=True).to_dataframe(dim_order=["tau_x", "solver", *slow])
     rows = frame.dropna(subset="error to BP").to_string(float_format="{:.4g}".format)
     return (

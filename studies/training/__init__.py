@@ -1,1 +1,1 @@
-"""How a training study trains: settings, the loop, angles."""
+"""Training in several conditions: settings, the loop over conditions and epochs, angles."""

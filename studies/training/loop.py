@@ -1,4 +1,4 @@
-"""Training over conditions, seeds and epochs, which every study that trains shares."""
+"""Training over conditions, seeds and epochs, for all studies that train."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from ardyn.dynamics.rule import Output
 from studies.problems import images
 from studies.running.checkpoints import Checkpoints
 from studies.running.run_folder import check_device
-from studies.training.settings import Condition, Rules, Training
+from studies.training.settings import Condition, Rules, Training, rule_of_each_pattern
 
 Make = Callable[[torch.Generator], nn.Module]
 Probe = Callable[[Learner], Mapping[str, xr.DataArray]]
@@ -52,11 +52,13 @@ def make_learner(config: Training, condition: Condition, make: Make) -> Learner:
 
 
 def _with_output(rule: Rules, output: Output) -> Rules:
-    """A condition's rule with the output of the configuration."""
-    if isinstance(rule, Rule):
-        return replace(rule, output=output)
-    rest = {} if "*" in rule else {"*": Rule(output=output)}
-    return {pattern: replace(each, output=output) for pattern, each in rule.items()} | rest
+    """A condition's rule with the output of the configuration, which belongs to every layer."""
+    rules = {
+        pattern: replace(each, output=output)
+        for pattern, each in rule_of_each_pattern(rule).items()
+    }
+    rules.setdefault("*", Rule(output=output))
+    return rules["*"] if len(rules) == 1 else rules
 
 
 def train_conditions(
@@ -72,7 +74,7 @@ def train_conditions(
     Args:
         conditions: by name.
         make: makes a network, its weights drawn with the generator.
-        probe: further measures of a learner, taken with each test.
+        probe: further measures of a learner, computed with each test.
 
     Returns:
         "accuracy" [%] and "test_loss", [condition, seed, epoch], and the measures of ``probe``.
@@ -86,13 +88,18 @@ def train_conditions(
     for each in conditions.values():
         _check_first_batch(config, make_learner(config, each, make), sets.train)
     saved = {name: checkpoints.load(name) for name in conditions}
-    left = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
+    remaining = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
     samples = len(sets.train.inputs) * len(config.seeds)
     histories = []
-    with tqdm(total=left * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
+    with tqdm(total=remaining * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
+
+        def after_batch(count: int, status: str) -> None:
+            progress.set_postfix_str(status, refresh=False)
+            progress.update(count)
+
         for name, each in conditions.items():  # in sequence, as each ensemble takes memory
             learner = make_learner(config, each, make)
-            loop = _Loop(config, name, learner, sets, checkpoints, probe, progress)
+            loop = _Loop(config, name, learner, sets, checkpoints, probe, after_batch)
             histories.append(loop.run(saved[name]))
     labels = [each.label for each in conditions.values()]
     together = xr.concat(histories, pd.Index(conditions, name="condition"))
@@ -100,7 +107,7 @@ def train_conditions(
 
 
 def _check_first_batch(config: Training, learner: Learner, train: images.Data) -> None:
-    """Raise InputError for settings that cannot be used, before anything is computed."""
+    """Raise InputError for a batch size, rule or solver that cannot be used."""
     first = next(ardyn.batches(len(train.inputs), config.batch_size, config.seeds, 1))
     if learner.method == "ar":
         sim = ardyn.Relaxation(
@@ -125,19 +132,20 @@ class _Loop:
     sets: images.Sets
     checkpoints: Checkpoints
     probe: Probe | None
-    progress: "tqdm[Any]"
+    after_batch: Callable[[int, str], None]
+    """Called after each update with the number of samples and a status text, for display."""
 
     def run(self, saved: dict[str, Any] | None) -> xr.Dataset:
         """Train from the start, or from a checkpoint."""
         if saved is None:
-            rows = [self._measured(0)]
+            rows = [self._test(0)]
         else:
             self.learner.restore(saved["learner"])
             rows = [xr.Dataset.from_dict(each) for each in saved["history"]]
         for epoch in range(len(rows), self.config.epochs + 1):
             batches = self._epoch(epoch)
             try:
-                rows.append(self._measured(epoch))
+                rows.append(self._test(epoch))
             except ArdynError as error:
                 raise self._diverged(epoch, batches, str(error)) from error
             if not np.isfinite(rows[-1].test_loss).all():
@@ -148,7 +156,7 @@ class _Loop:
         return xr.concat(rows, "epoch")
 
     def _epoch(self, epoch: int) -> int:
-        """One update per batch; returns the number of batches."""
+        """Update the weights once per batch; returns the number of batches."""
         train, config = self.sets.train, self.config
         rows, number = ardyn.batches(len(train.inputs), config.batch_size, config.seeds, epoch), 0
         for number, batch in enumerate(rows, start=1):
@@ -159,11 +167,8 @@ class _Loop:
                 raise self._diverged(epoch, number, str(error)) from error
             if not np.isfinite(loss):
                 raise self._diverged(epoch, number, f"the loss is {loss}")
-            self.progress.update(len(batch))
-            if number % 20 == 1:
-                self.progress.set_postfix_str(
-                    f"{self.name}, epoch {epoch}, loss {loss / len(batch):.3g}"
-                )
+            status = f"{self.name}, epoch {epoch}, loss {loss / len(batch):.3g}"
+            self.after_batch(len(batch), status)
         return number
 
     def _diverged(self, epoch: int, number: int, why: str) -> DivergenceError:
@@ -173,12 +178,13 @@ class _Loop:
             f"use a learning rate below {self.config.learning_rate:g}"
         )
 
-    def _measured(self, epoch: int) -> xr.Dataset:
+    def _test(self, epoch: int) -> xr.Dataset:
+        """Accuracy and loss on the test set, and the measures of ``probe``."""
         test = self.sets.test
         loss, accuracy = ardyn.evaluate(
             self.learner.model, test.inputs, test.targets, self.config.loss
         )
-        self.progress.write(
+        tqdm.write(
             f"{self.name}, epoch {epoch}: test accuracy {100 * accuracy.mean():.2f} %",
             file=sys.stderr,
         )

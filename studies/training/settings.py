@@ -10,6 +10,7 @@ from ardyn.errors import check_choice
 from ardyn.solvers.system import Solver
 from ardyn.training import Method
 from studies.running import flags
+from studies.running.solvers import is_one_step
 
 Rules = Rule | Mapping[str, Rule]
 DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
@@ -18,12 +19,13 @@ DROPPED = Rule(relaxation_derivative="dropped", update_derivative="dropped")
 
 @dataclass(frozen=True)
 class Training(flags.Objective, flags.Settings):
-    """What is trained, and how; times are in units of τ."""
+    """Settings of training; times are in units of τ."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One network for each, with its own weights and order of the samples; trained in parallel."""
+    """Seeds, one network for each, trained in parallel; a seed sets the initial weights and the
+    order of the samples."""
     epochs: int = 30
-    """Passes through the training set."""
+    """Number of passes through the training set."""
     learning_rate: float = 0.0005
     """Learning rate of stochastic gradient descent on the loss summed over the batch."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -41,22 +43,18 @@ class Training(flags.Objective, flags.Settings):
         return "exact"
 
     def solver(self, rule: Rules, scheme: str) -> Solver:
-        """The solver of a scheme; in closed form if there is one."""
+        """The solver of a scheme: its closed form if it has one, else stepping."""
         solver = ardyn.solver_named(scheme, self.step)
-        if isinstance(solver, ardyn.Sweep) or (
-            isinstance(solver, ardyn.Fixed) and solver.is_one_step
-        ):
-            return ClosedForm(solver)
-        return solver
+        return ClosedForm(solver) if is_one_step(solver) else solver
 
 
 @dataclass(frozen=True)
 class SchemeTraining(Training):
-    """Training with a scheme that the user chooses."""
+    """Settings of training with one scheme, chosen by the user."""
 
     scheme: str = "exact"
-    """How activities relax: exact (the ODE in closed form), euler or another one-step method, or
-    sweep (the authors' scheme), each in closed form; or any other solver by its name."""
+    """Scheme of the relaxation: exact (the ODE in closed form), sweep (the authors' scheme), or a
+    method of torchdiffeq, such as euler; evaluated by its closed form if it has one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,25 +74,31 @@ class SchemeTraining(Training):
 
 @dataclass(frozen=True)
 class Condition:
-    """A learning rule, and how activities relax."""
+    """A learning rule, and the scheme of its relaxation."""
 
     label: str
     method: Method = "ar"
     rule: Rules = field(default_factory=Rule)
     scheme: str | None = None
-    """How activities relax; None: as in the configuration."""
+    """Scheme of the relaxation; None: that of the configuration."""
     tau_trace: float | None = None
     """τ_z of the activity trace, where the rule has one, in units of τ."""
 
     @property
     def takes_feedback(self) -> bool:
         """Whether some layer has feedback weights ψ of its own."""
-        rules = [self.rule] if isinstance(self.rule, Rule) else self.rule.values()
-        return any(rule.feedback != "transpose" for rule in rules)
+        return any(
+            rule.feedback != "transpose" for rule in rule_of_each_pattern(self.rule).values()
+        )
+
+
+def rule_of_each_pattern(rules: Rules) -> Mapping[str, Rule]:
+    """{pattern of layer names: Rule}; a single Rule is that of every layer, "*"."""
+    return {"*": rules} if isinstance(rules, Rule) else rules
 
 
 def check_conditions(names: Sequence[str], known: Mapping[str, Condition]) -> None:
-    """Raise InputError unless the names are different ones of known conditions."""
+    """Raise InputError unless the names are of known conditions, each given once."""
     flags.check_distinct("conditions", names)
     for name in names:
         check_choice("condition", name, known)

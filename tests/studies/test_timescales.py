@@ -1,4 +1,4 @@
-"""studies/timescales.py: where weights may be as fast as activities, and where not."""
+"""studies/timescales.py: measures, predictions, divergence, figures."""
 
 from dataclasses import replace
 
@@ -47,13 +47,13 @@ def test_slow_weights_follow_the_quasi_static_prediction(results):
     assert results.quasi_static_cosine.sel(window=0.0, tau_w=1e6) < 0.999
 
 
-def test_a_teaches_what_the_prediction_says_where_weights_are_slow(results):
+def test_accuracy_is_the_predicted_one_where_weights_are_slow(results):
     last = results.isel(tau_psi=0).sel(tau_w=10.0, window=0.9)
     assert float(last.accuracy) == pytest.approx(float(last.quasi_static_accuracy), abs=3)
     assert float(last.accuracy) > 35
 
 
-def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
+def test_the_figures_are_drawn_and_a_run_is_resumed(results, digits, tmp_path):
     assert {path.stem for path in draw(results, tmp_path)} == {
         "one_stimulus",
         "phase_map",
@@ -66,15 +66,20 @@ def test_the_figures_are_drawn_and_a_run_goes_on(results, digits, tmp_path):
     xr.testing.assert_identical(again, results)
 
 
-def test_the_map_of_differences_tells_who_was_lost():
+def test_the_map_of_differences_says_which_of_the_two_diverged():
     nan = np.nan
     coupled, predicted = xr.DataArray([1.0, nan, 3.0, nan]), xr.DataArray([3.0, 2.0, nan, nan])
     found = plots.timescales._difference(coupled, predicted)
     np.testing.assert_array_equal(found, [-2.0, -np.inf, np.inf, nan])
-    assert [plots.timescales._in_a_cell(x) for x in found.values] == ["-2", "lost", "kept", "×"]
+    assert [plots.timescales._cell_text(x) for x in found.values] == [
+        "-2",
+        "×\nODE",
+        "×\npred.",
+        "×",
+    ]
 
 
-def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
+def test_plastic_feedback_aligns_with_the_weights(digits, tmp_path):
     config = replace(
         SMALL,
         tau_psi=(10.0, 1000.0),
@@ -108,7 +113,7 @@ def test_learned_feedback_turns_towards_the_weights(digits, tmp_path):
     [
         ({"tau_w": (1.0,)}, "tau-w needs 2 or more different values"),
         ({"tau_w": (1.0, -1.0)}, "tau-w must be positive"),
-        ({"window": (0.0, 1.0)}, "window must lie in 0 … 1"),
+        ({"window": (0.0, 1.0)}, "window must be at least 0"),
         ({"depth": 1}, "depth must be 2 or more"),
         ({"tau_psi": (2.0, 2.0)}, "tau-psi needs different values only"),
         ({"tau_psi": (0.0,)}, "tau-psi must be positive"),
@@ -123,7 +128,7 @@ def test_bad_settings_are_refused(change, words):
 
 
 @pytest.mark.parametrize("stimuli", [1, 12])
-def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(
+def test_training_counts_as_diverged_whether_or_not_its_weights_are_finite(
     stimuli, digits, tmp_path
 ):
     config = replace(SMALL, tau_w=(0.25, 1e6), window=(0.0, 0.5), stimuli=stimuli)
@@ -132,10 +137,10 @@ def test_a_network_that_explodes_is_lost_whether_or_not_its_numbers_are_finite(
     for name in ("accuracy", "quasi_static_accuracy", "loss"):
         assert found[name].sel(tau_w=0.25).isnull().all()
         assert found[name].sel(tau_w=1e6).notnull().all()
-    assert draw(results.where(results.tau_w < 0), tmp_path)  # where nothing is left of it
+    assert draw(results.where(results.tau_w < 0), tmp_path)  # figures of NaN alone
 
 
-def test_time_constants_that_are_nearly_alike_are_told_apart(digits, tmp_path):
+def test_nearly_equal_time_constants_have_separate_results(digits, tmp_path):
     config = replace(SMALL, tau_w=(30.0, 30.00001), window=(0.5, 0.9), stimuli=1)
     found = timescales.run(config, digits, RunFolder(tmp_path)).norm_ratio.isel(tau_psi=0)
     assert (found.isel(tau_w=0) != found.isel(tau_w=1)).all()

@@ -41,16 +41,16 @@ def results(digits):
     return run(SLOW, digits).sel(tau_x=0.5, solver="dopri5").isel(tau_psi=0, tau_z=0)
 
 
-def test_activities_lag_behind_by_the_time_constants_on_the_way(results):
+def test_the_lag_is_set_by_the_time_constants_above(results):
     delay = results.g_lag.isel(record=slice(50, None))
-    # What sends back to fc2 is the weights above it alone: one leak lies between.
+    # The gradient at fc2 depends on the weights above it alone: it is delayed by one leak.
     np.testing.assert_allclose(delay.sel(layer="fc2"), 0.5, rtol=2e-3)
     assert (delay.sel(layer="fc1") > 0.55).all()
     assert (delay.sel(layer="fc1") < 1.0).all()
     assert results.g_lag.sel(layer="fc3").isnull().all()
 
 
-def test_a_frozen_pass_is_as_old_as_the_relaxation(results):
+def test_the_lag_behind_bp_grows_with_time_as_the_pass_is_frozen(results):
     later = results.record[1:]
     age = results.bp_lag.isel(record=slice(1, None)).sel(layer="fc3") / later
     np.testing.assert_allclose(age.isel(record=slice(45, None)), 1, rtol=1e-4)
@@ -113,7 +113,7 @@ def test_time_constants_keep_the_order_they_were_given_in(digits):
     assert (drift.sel(tau_w=1e3) > 5 * drift.sel(tau_w=1e4)).all()
 
 
-def test_a_time_constant_that_is_lost_with_every_solver_keeps_its_place(digits, monkeypatch):
+def test_a_time_constant_at_which_every_solver_diverges_stays_on_the_axis(digits, monkeypatch):
     tracking = lag.tracking
 
     def fails_at_times(sim, *rest):
@@ -158,7 +158,7 @@ def test_a_solver_that_fails_leaves_the_others(digits, capsys, tmp_path, monkeyp
     assert "lag behind BP" not in summary(none)
 
 
-def test_a_run_that_was_stopped_follows_no_gradient_twice(digits, tmp_path, monkeypatch):
+def test_a_resumed_run_repeats_no_measurement(digits, tmp_path, monkeypatch):
     config = replace(
         SLOW, solver=("rk4", "euler"), tau_w=(1e3,), feedback="learned", tau_psi=(50.0, 60.0)
     )
@@ -179,7 +179,7 @@ def test_a_run_that_was_stopped_follows_no_gradient_twice(digits, tmp_path, monk
         xr.testing.assert_identical(again[name], whole[name])
 
 
-def test_feedback_weights_and_traces_move_too(digits, tmp_path):
+def test_feedback_weights_and_traces_change_the_results(digits, tmp_path):
     config = replace(
         SLOW, feedback="learned", tau_w=(50.0, 60.0), tau_psi=(20.0, 2000.0), tau_z=(1.0, 1e6)
     )
@@ -191,7 +191,7 @@ def test_feedback_weights_and_traces_move_too(digits, tmp_path):
     assert len(np.unique(results.bp_drift.sel(layer="fc2").isel(record=-1))) == 8
 
 
-def test_what_a_batch_teaches_is_averaged():
+def test_updates_are_averaged_over_the_batch():
     case, found = problem(), []
     for copies in (1, 3):
         sims = lag.relaxations(
@@ -213,7 +213,7 @@ def test_what_a_batch_teaches_is_averaged():
     assert (found[0].bp_drift.isel(record=-1) > 0.01).all()
 
 
-def test_the_lag_of_a_curve_that_follows_is_its_delay():
+def test_the_lag_of_a_delayed_curve_is_its_delay():
     times = torch.linspace(0, 10, 101, dtype=torch.float64)
 
     def curve(t):
@@ -229,7 +229,7 @@ def test_the_lag_of_a_curve_that_follows_is_its_delay():
 
 
 @pytest.mark.parametrize("drift", [1e-3, 1e-6, 1e-9])
-def test_the_lag_of_a_gradient_that_hardly_moves_is_its_delay(drift):
+def test_the_lag_behind_a_slowly_moving_gradient_is_the_delay(drift):
     times = torch.linspace(0, 30, 61, dtype=torch.float64)
     at_first, way = torch.rand(2, 40, generator=generator(1), dtype=torch.float64)
 
@@ -240,13 +240,13 @@ def test_the_lag_of_a_gradient_that_hardly_moves_is_its_delay(drift):
     np.testing.assert_allclose(delay[10:], 1.3, rtol=1e-5)
 
 
-def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
+def test_the_lag_is_that_of_the_nearest_point_near_the_path_only():
     times = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
     goal = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
     x = torch.tensor([[0.3, 5.0], [0.3, 0.6], [2.5, -0.4]], dtype=torch.float64)
     np.testing.assert_allclose(lag.tracking_lag(times, x, goal)[1:], [0.7, 0.5], atol=1e-12)
     x = torch.tensor([[0.3, 5.0], [0.3, 0.8], [2.5, -0.6]], dtype=torch.float64)
-    assert lag.tracking_lag(times, x, goal).isnan().all()  # further away than g has moved since
+    assert lag.tracking_lag(times, x, goal).isnan().all()  # further from the path than g(t) is
 
 
 @pytest.mark.parametrize(
@@ -257,14 +257,14 @@ def test_the_lag_is_behind_what_is_nearest_off_the_way_too():
         ({"tau_psi": (5.0,)}, "tau-psi needs learned feedback weights"),
         (
             {"tau_w": (), "tau_z": (5.0,)},
-            "tau-z is the time constant of a trace that only plastic weights read, and no weights",
+            "tau-z \\[5.0\\] has no effect, as only plastic weights use the trace",
         ),
         (
             {"solver": ("exact",)},
-            "no closed form when weights are plastic, as the feedback W x is then a product of two",
+            "no closed form with plastic weights, as the dynamics are then nonlinear",
         ),
     ],
 )
-def test_settings_that_move_nothing_are_refused(change, words):
+def test_settings_without_effect_are_refused(change, words):
     with pytest.raises(InputError, match=words):
         replace(SLOW, **change)

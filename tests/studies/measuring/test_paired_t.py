@@ -1,31 +1,11 @@
-"""Schemes as distributions, and the test of equivalence, against SciPy's."""
+"""The test of equivalence, against SciPy's distributions."""
 
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
 
-from studies.euler_equivalence import scheme_named, total_variation
 from studies.measuring.paired_t import equivalence
-
-LAGS = np.arange(300)
-POISSON = stats.poisson(10).pmf(LAGS)
-
-
-@pytest.mark.parametrize("step", [0.01, 0.1, 0.5, 1.0])
-def test_eulers_weights_are_binomial_and_within_le_cams_bound(step):
-    n = round(10 / step)
-    distance = total_variation(scheme_named("euler", step), 10.0)
-    truth = np.abs(stats.binom(n, step).pmf(LAGS) - POISSON).sum() / 2
-    assert distance == pytest.approx(truth, abs=1e-10)
-    assert distance <= step
-
-
-@pytest.mark.parametrize("step", [0.01, 0.1, 0.5])
-def test_the_sweeps_weights_are_negative_binomial(step):
-    n = round(10 / step)
-    truth = np.abs(stats.nbinom(n, 1 - step).pmf(LAGS) - POISSON).sum() / 2
-    assert total_variation(scheme_named("sweep", step), 10.0) == pytest.approx(truth, abs=1e-10)
 
 
 def accuracies(differences: list[float]) -> xr.DataArray:

@@ -136,9 +136,11 @@ def test_the_official_archive_is_read_as_it_is(tmp_path, name):
 def test_only_the_files_of_the_split_are_needed(tmp_path):
     write(tmp_path / "mnist", LAYOUTS["mnist"].train)
     assert downloads.locate("mnist", ("train",), tmp_path) == tmp_path / "mnist"
-    with pytest.raises(InputError, match=r"mnist lacks t10k-images-idx3-ubyte, t10k-labels") as e:
+    with pytest.raises(
+        InputError, match=r"mnist has no file t10k-images-idx3-ubyte, t10k-labels"
+    ) as e:
         downloads.locate("mnist", ("train", "test"), tmp_path)
-    assert "lacks train" not in str(e.value)
+    assert "no file train" not in str(e.value)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -152,7 +154,7 @@ def test_a_folder_without_the_set_is_refused(tmp_path, name):
 
 def test_an_archive_without_a_file_is_named(tmp_path):
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(packed("any", LAYOUTS["cifar10"].test))
-    with pytest.raises(InputError, match=r"cifar-10-binary.tar.gz lacks data_batch_1.bin, "):
+    with pytest.raises(InputError, match=r"cifar-10-binary.tar.gz has no file data_batch_1.bin, "):
         downloads.contents("cifar10", "train", tmp_path)
 
 
@@ -165,7 +167,7 @@ def test_truncated_compressed_files_are_named(tmp_path, name, file):
     write(tmp_path, LAYOUTS["mnist"].train[1:])
     for length in (5, 20, len(content) // 2):
         (tmp_path / file).write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"cannot read .*{file}.*; fetch it again"):
+        with pytest.raises(InputError, match=rf"cannot read .*{file}.*; download it again"):
             downloads.contents(name, "train", tmp_path)
 
 
@@ -207,7 +209,7 @@ def test_ardyn_data_comes_before_a_download(tmp_path, server, cache, monkeypatch
     assert downloads.locate("svhn", ("test",)) == cache / "svhn"
     write(tmp_path / "own/svhn", LAYOUTS["svhn"].test)
     assert downloads.locate("svhn", ("test",)) == tmp_path / "own/svhn"
-    with pytest.raises(InputError, match="own/svhn lacks train_32x32.mat; put"):
+    with pytest.raises(InputError, match="own/svhn has no file train_32x32.mat; put"):
         downloads.locate("svhn", ("train", "test"))
 
 
@@ -239,7 +241,7 @@ def test_without_a_network_the_cure_is_told(server, cache, monkeypatch):
 def test_another_file_than_the_official_one_is_not_kept(server, cache, monkeypatch):
     publish(server, "mnist", monkeypatch)
     (server.folder / "train-images-idx3-ubyte.gz").write_bytes(b"another")
-    check_refused("another MD5 sum than the official file", cache)
+    check_refused("another MD5 sum than the official one", cache)
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,12 @@ def test_the_batches_of_cifar10_are_joined_in_order():
         ((IDX_IMAGES, IDX_IMAGES), "file1 begins with 2051, but IDX files of labels .* 2049"),
         ((gzip.compress(IDX_IMAGES), IDX_LABELS), "file0 begins with"),
         ((b"", IDX_LABELS), "file0 begins with 0"),
-        ((IDX_IMAGES[:-1], IDX_LABELS), "file0 is not a whole IDX file: 2367 .* 2368"),
-        ((IDX_IMAGES[:10], IDX_LABELS), "file0 is not a whole IDX file: 10 "),
-        ((IDX_IMAGES, IDX_LABELS + b"\0"), "file1 is not a whole IDX file: 12 .* 11"),
+        ((IDX_IMAGES[:-1], IDX_LABELS), "file0 has 2367 bytes, but 2368 "),
+        ((IDX_IMAGES[:10], IDX_LABELS), "file0 has 10 bytes"),
+        ((IDX_IMAGES, IDX_LABELS + b"\0"), "file1 has 12 bytes, but 11 "),
         ((idx(np.zeros((3, 28, 27))), IDX_LABELS), "file0 has images of 28 × 27 pixels"),
-        ((IDX_IMAGES, idx(np.zeros(2))), "file0 and file1 hold 3 images but 2 labels"),
-        ((idx(np.zeros((0, 28, 28))), idx(np.zeros(0))), "file1 holds no images"),
+        ((IDX_IMAGES, idx(np.zeros(2))), "file0 and file1 have 3 images but 2 labels"),
+        ((idx(np.zeros((0, 28, 28))), idx(np.zeros(0))), "file1 has no images"),
         ((IDX_IMAGES, idx(np.array([1, 10, 2]))), "file1 has label 10, .* 0 … 9"),
     ],
 )
@@ -107,7 +107,7 @@ def test_wrong_idx_files_are_named(contents, message):
     [
         ("cifar10", cifar([[1]] * 3, COLOURS)[:-1], "file0 has 9218 bytes, .* multiple of 3073"),
         ("cifar100", cifar([[1]] * 3, COLOURS), "file0 has 9219 bytes, .* multiple of 3074"),
-        ("cifar10", b"", "file0 holds no images"),
+        ("cifar10", b"", "file0 has no images"),
         ("cifar10", cifar([[1], [10], [11]], COLOURS), "file0 has label 10, .* 0 … 9"),
         ("cifar100", cifar([[20, 1]] * 3, COLOURS), "file0 has label 20, .* 0 … 19"),
         ("cifar100", cifar([[1, 100]] * 3, COLOURS), "file0 has label 100, .* 0 … 99"),
@@ -131,8 +131,8 @@ def test_wrong_cifar_files_are_named(name, content, message):
         (mat(X=COLOURS.astype(np.uint8), y=Y), r"file0 has X uint8 \[3, 3, 32, 32\]"),
         (mat(X=X, y=Y - 1), "file0 has label 0, .* 1 … 10"),
         (mat(X=X, y=Y + 1), "file0 has label 11, .* 1 … 10"),
-        (b"<html>not found</html>" * 20, "file0 is not a whole MATLAB file"),
-        (b"", "file0 is not a whole MATLAB file"),
+        (b"<html>not found</html>" * 20, "file0 is not a complete MATLAB file"),
+        (b"", "file0 is not a complete MATLAB file"),
     ],
 )
 def test_wrong_mat_files_are_named(content, message):

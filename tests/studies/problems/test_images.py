@@ -93,7 +93,7 @@ def test_the_training_set_needs_no_test_files(small):
     for file in downloads.LAYOUTS[name].test:
         (folder / name / file).unlink()
     images.load(name, torch.float32, folder)
-    with pytest.raises(InputError, match=f"{name} lacks"):
+    with pytest.raises(InputError, match=f"{name} has no file"):
         images.train_and_test(name, torch.float32, folder)
 
 
