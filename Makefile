@@ -34,6 +34,7 @@ types: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.relaxation $(ARGS)
+	$(BIN)/python -m benchmarks.stepping $(ARGS)
 	$(BIN)/python -m benchmarks.graphs $(ARGS)
 	$(BIN)/python -m benchmarks.modules $(ARGS)
 	$(BIN)/python -m benchmarks.training $(ARGS)

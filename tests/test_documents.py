@@ -17,7 +17,7 @@ from scipy.special import gammainc
 from torch import Tensor
 
 import ardyn
-from studies.running.command_line import Options, _parse
+from studies.running.command_line import Options, parse
 from studies.running.run_folder import read_config
 from tests.oracles.problems import assert_same, difference
 
@@ -137,7 +137,7 @@ def test_the_commands_exist_and_their_flags_parse(page, monkeypatch):
         folder, study = Path(script).parts[0], Path(script).stem
         if folder == "studies" and "--help" not in arguments:
             monkeypatch.setattr(sys, "argv", [script, *arguments])
-            _parse(importlib.import_module(f"studies.{study}").Config, "")
+            parse(importlib.import_module(f"studies.{study}").Config, "")
         elif folder == "plots":
             assert not any(argument.startswith("-") for argument in arguments), command
 
@@ -155,7 +155,7 @@ def test_every_flag_that_is_named_exists(page):
 def test_a_wrong_flag_would_be_found(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["studies/convergence.py", "--solvers", "exact"])
     with pytest.raises(SystemExit):
-        _parse(importlib.import_module("studies.convergence").Config, "")
+        parse(importlib.import_module("studies.convergence").Config, "")
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS)
@@ -253,7 +253,8 @@ def test_networks_any_module_converges_to_its_gradients():
     assert "cell_2.1" in units
     slowest = max(float(t) for t in names["unrolled"].exact_convergence_time(1e-2).values())
     assert slowest == pytest.approx(36, abs=2)
-    chain = run("README.md")["sim"]
+    first = run("README.md")
+    chain = ardyn.Relaxation(first["model"], first["inputs"], first["targets"])
     assert float(chain.exact_convergence_time(1e-2)["fc1"]) == pytest.approx(10, abs=1)
 
 

@@ -350,7 +350,7 @@ def test_another_batch_has_references_of_its_own():
     sim = case.relaxation()
     first = dict(sim.gradients), dict(sim.equilibrium or {})
     again, fresh = (
-        sim.again(other.inputs, other.targets),
+        Relaxation.of(sim.setup, other.inputs, other.targets),
         case.relaxation(inputs=other.inputs, targets=other.targets),
     )
     assert_same(again.gradients, fresh.gradients, 1e-15)

@@ -18,12 +18,17 @@ from ardyn.state import State
 
 def relax(x: Tensor, drive: Tensor, tau: float, out: Tensor | None = None) -> Tensor:
     """τ dx/dt = −x + drive (paper, Eq. 1; on a graph, Eq. 7)."""
-    return torch.div(torch.sub(drive, x, out=out), tau, out=out)
+    return _over(torch.sub(drive, x, out=out), tau)
 
 
 def low_pass(x: Tensor, z: Tensor, tau: float, out: Tensor | None = None) -> Tensor:
     """τ_z dz/dt = x − z: the decaying trace z of an activity."""
-    return torch.div(torch.sub(x, z, out=out), tau, out=out)
+    return _over(torch.sub(x, z, out=out), tau)
+
+
+def _over(change: Tensor, tau: float) -> Tensor:
+    """Change / τ, in place; with τ = 1 as it is, which saves a pass over memory."""
+    return change if tau == 1 else change.div_(tau)
 
 
 @dataclass(frozen=True)

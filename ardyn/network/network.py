@@ -123,6 +123,17 @@ class Network:
                 found.add(block.name)
         return frozenset(found)
 
+    @cached_property
+    def _route(self) -> tuple[tuple[Block, tuple[str, ...]], ...]:
+        return self._route_towards(self.towards_units)
+
+    def _route_towards(self, towards: frozenset[str]) -> tuple[tuple[Block, tuple[str, ...]], ...]:
+        """Blocks from the outputs down, each with those of its sources that take drives."""
+        return tuple(
+            (block, tuple(source for source in block.sources if source in towards))
+            for block in reversed(self.blocks)
+        )
+
     def descend(
         self,
         top: Mapping[str, Tensor],
@@ -144,13 +155,12 @@ class Network:
         Returns:
             What arrives at the inputs among them.
         """
-        towards = self.towards_units if towards is None else towards
+        route = self._route if towards is None else self._route_towards(towards)
         drive = dict(top)
-        for block in reversed(self.blocks):
+        for block, sources in route:
             if block.name not in drive:
                 continue
             sent = send(block, drive.pop(block.name))
-            sources = tuple(source for source in block.sources if source in towards)
             if not sources:
                 continue
             for source, pulled in zip(sources, pull(block, sent, sources), strict=True):

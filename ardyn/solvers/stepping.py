@@ -115,7 +115,7 @@ class Stages:
             return self.monitor.system(t, self.state(self.y))
         return self._rates[0] if self.layout.has_views else self.layout.state(self.k[0])
 
-    def errors(self, rtol: float, atol: float) -> list[list[float]]:
+    def errors(self, rtol: float, atol: float) -> tuple[list[float], list[float]]:
         """‖Σ_i (b − b̂)_i k_i / (atol + rtol max(|y|, |end|))‖, and the sum of the end.
 
         Of all, [1] each, or of every sample, [batch] each; times h the error over the tolerance.
@@ -125,10 +125,7 @@ class Stages:
         torch.abs(self.end, out=self.ratio)
         torch.maximum(self.scale, self.ratio, out=self.scale).mul_(rtol).add_(atol)
         torch.mv(self._columns[-1], self._error, out=self.ratio.view(-1))
-        ratio = self.layout.norm(self.ratio.div_(self.scale))
-        found: list[list[float]]
-        found = torch.stack([ratio.reshape(-1), self.end.sum(-1).reshape(-1)]).tolist()
-        return found
+        return self.layout.norm_and_sum(self.ratio.div_(self.scale), self.end)
 
     def accept_where(self, accepted: list[bool]) -> None:
         """The samples whose step was accepted go on from its end."""
@@ -266,14 +263,14 @@ def first_steps(stages: Stages, control: Control) -> list[float]:
     """
     order, norm, y, k = stages.tableau.order, stages.layout.norm, stages.y, stages.k
     scale = torch.abs(y).mul_(control.rtol).add_(control.atol)
-    sizes, rates = (norm(each / scale).reshape(-1).tolist() for each in (y, k[0]))
+    sizes, rates = (norm(each / scale) for each in (y, k[0]))
     trial = [
         1e-6 if size < 1e-5 or rate < 1e-5 else 0.01 * size / rate
         for size, rate in zip(sizes, rates, strict=True)
     ]
     torch.addcmul(y, stages.column(trial), k[0], out=stages.end)
     stages.evaluate(trial[0], stages.end, 1)
-    changes = norm((k[1] - k[0]) / scale).reshape(-1).tolist()
+    changes = norm((k[1] - k[0]) / scale)
     return [_first_step(*each, order) for each in zip(trial, rates, changes, strict=True)]
 
 

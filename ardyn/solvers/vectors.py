@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ class Layout:
         ends = list(itertools.accumulate(padded, initial=0))
         self.places = [slice(at, at + size) for at, size in zip(ends, sizes, strict=False)]
         self.size = ends[-1]
-        self.roots = self.tensors[0].new_tensor([max(size, 1) ** 0.5 for size in sizes])
+        self.roots = [max(size, 1) ** 0.5 for size in sizes]
         """√(numbers of each tensor)."""
         kind = functools.reduce(torch.promote_types, (x.dtype for x in self.tensors))
         self._like = self.tensors[0].new_zeros((*self.leading, self.size), dtype=kind)
@@ -64,14 +65,30 @@ class Layout:
         for x, place in zip(state.tensors(), self.split(vector), strict=True):
             place.copy_(x.reshape(place.shape))
 
-    def norm(self, vector: Tensor) -> Tensor:
-        """The largest root mean square of any tensor, [] or [batch]; torchdiffeq's norm."""
+    def norm(self, vector: Tensor) -> list[float]:
+        """The largest root mean square of any tensor, [1] or [batch]; torchdiffeq's norm."""
+        return self.norm_and_sum(vector, None)[0]
+
+    def norm_and_sum(
+        self, vector: Tensor, summed: Tensor | None
+    ) -> tuple[list[float], list[float]]:
+        """The norm of one vector, and the sum of another; one wait for the device."""
         parts = self.split(vector)
         if self.leading:
             found = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
         else:
-            found = list(torch._foreach_norm(parts))
-        return (torch.stack(found, dim=-1) / self.roots).amax(-1)
+            found = [each.view(1) for each in torch._foreach_norm(parts)]
+        total = vector.new_zeros(1) if summed is None else summed.sum(-1).view(-1)
+        rows = [*found, total.expand(len(found[0]))]
+        *norms, totals = torch.stack(rows).tolist()
+        sizes = zip(*norms, strict=True)
+        return [_largest(each, self.roots) for each in sizes], totals
+
+
+def _largest(norms: Sequence[float], roots: Sequence[float]) -> float:
+    """The largest norm / √n; NaN if any is."""
+    shares = [norm / root for norm, root in zip(norms, roots, strict=True)]
+    return math.nan if any(map(math.isnan, shares)) else max(shares)
 
 
 def _plain(state: State) -> Sequence[Tensor]:

@@ -74,7 +74,7 @@ def main(
     An ArdynError gives exit status 2.
     """
     with exit_on_error():
-        config, options = _parse(kind, description)
+        config, options = parse(kind, description)
         _use_threads(options.threads)
         _keep_memory()
         data = load(config, options.data_dir)
@@ -147,7 +147,8 @@ def _keep_memory() -> None:
             mallopt(option, 2**30)
 
 
-def _parse(kind: type[Config], description: str) -> tuple[Config, Options]:
+def parse(kind: type[Config], description: str) -> tuple[Config, Options]:
+    """The settings of a study, and the options of its run, from the command line."""
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--config", type=Path)
     path = before.parse_known_args()[0].config

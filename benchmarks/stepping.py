@@ -1,0 +1,95 @@
+"""Solvers that step, as ratios to the bare evaluations of their right-hand side, in one process.
+
+A bare evaluation is the arithmetic of Eq. 1 alone, written out for this network. A record of many
+times is compared with the same number of evaluations and with writing as many numbers.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import ardyn
+from ardyn.dynamics.coupled import Coupled
+from ardyn.solvers.system import Solver
+from benchmarks.timing import Cases, Row, main
+
+SIZES = [300, 300, 100, 10]
+ADAPTIVE = ("dopri5", "bosh3", "dopri8")
+FIXED = ("euler", "midpoint", "rk4")
+ROWS = (
+    *(Row(name, f"its evaluations: {name}", at_most=1.4) for name in ADAPTIVE),
+    *(Row(f"{name}, 201 times", f"its evaluations: {name}, 201 times") for name in ADAPTIVE),
+    *(Row(name, f"its evaluations: {name}", at_most=1.25) for name in FIXED),
+    *(Row(f"{name}, 201 times", f"its evaluations: {name}, 201 times") for name in FIXED),
+    Row("writing 201 states", "its evaluations: euler"),
+    Row("dopri5 by torchdiffeq", "its evaluations: dopri5"),
+    Row("dopri5 per sample", "dopri5", at_most=2),
+    Row("rk4 with plastic weights", "its right-hand side", at_most=1.5),
+)
+
+
+def _cases(device: str) -> Cases:
+    generator = torch.Generator().manual_seed(0)
+    model = ardyn.mlp([784, *SIZES], generator=generator).to(device)
+    inputs = torch.rand(64, 784, generator=generator).to(device)
+    labels = torch.randint(10, (64,), generator=generator)
+    targets = functional.one_hot(labels, 10).float().to(device)
+    sim = ardyn.Relaxation(model, inputs, targets)
+    passed = sim.dynamics.forward_pass
+    x = [passed.activity[f"fc{i}"] for i in (1, 2, 3, 4)]
+    W = [passed.parameters[f"fc{i}.weight"] for i in (2, 3, 4)]
+    slopes, drive = [1 - h**2 for h in x], sim.dynamics.drive["fc4"]
+    slopes[-1] = torch.ones_like(drive)
+    start = torch.cat(x, 1)
+
+    def bare(y: Tensor) -> Tensor:
+        h = torch.split(y, SIZES, 1)
+        pulled = [(h[i + 1] * slopes[i + 1]) @ W[i] for i in range(3)]
+        return torch.cat([*(p - h[i] for i, p in enumerate(pulled)), drive - h[3]], 1)
+
+    def bare_evaluations(count: int) -> None:
+        for _ in range(count):
+            bare(start)
+
+    many = torch.linspace(0, 10, 201)
+    cases: dict[str, Callable[[], object]] = {}
+
+    def add(name: str, solver: Solver, times: list[float] | Tensor) -> None:
+        count = sim.solve(times, solver).evaluations
+        cases[name] = lambda: sim.solve(times, solver)
+        cases[f"its evaluations: {name}"] = lambda: bare_evaluations(count)
+
+    for name in ADAPTIVE + FIXED:
+        solver = ardyn.Adaptive(name) if name in ADAPTIVE else ardyn.Fixed(name, step=0.1)
+        add(name, solver, [10.0])
+        add(f"{name}, 201 times", solver, many)
+
+    record, row = torch.empty(201, 64 * 710, device=device), start.flatten()
+    theirs = ardyn.Adaptive("dopri5", engine="torchdiffeq")
+    alone = ardyn.Adaptive("dopri5", per_sample=True)
+    plastic = ardyn.Relaxation(
+        model, inputs, targets, plasticity=ardyn.Plasticity(1e3, reduction="mean")
+    )
+    assert plastic.plasticity is not None
+    coupled = Coupled.of(plastic.dynamics, plastic.plasticity, plastic.dynamics.initial())
+    rk4 = ardyn.Fixed("rk4", step=0.1)
+
+    def right_hand_sides() -> None:
+        state = coupled.initial()
+        with torch.no_grad():
+            for _ in range(40):
+                coupled(0.0, state)
+
+    return cases | {
+        "writing 201 states": lambda: record.copy_(row.expand_as(record)),
+        "dopri5 by torchdiffeq": lambda: sim.solve([10.0], theirs),
+        "dopri5 per sample": lambda: sim.solve([10.0], alone),
+        "rk4 with plastic weights": lambda: plastic.solve([1.0], rk4),
+        "its right-hand side": right_hand_sides,
+    }
+
+
+if __name__ == "__main__":
+    main("stepping", "Stepping of 784-300-300-100-10, batch 64, float32", ROWS, _cases)
