@@ -139,7 +139,7 @@ def depth(results: xr.Dataset) -> Figure:
     axes.set_ylabel(f"time to {results.attrs['tolerance']:g} relative error [$\\tau$]")
     style.legend_below(figure, axes.get_legend_handles_labels()[0])
     style.title(
-        figure, f"Convergence time against depth: lowest unit of the {results.attrs['network']}"
+        figure, f"Convergence time against depth\nlowest unit of the {results.attrs['network']}"
     )
     return figure
 

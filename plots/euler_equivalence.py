@@ -46,7 +46,7 @@ def weights(results: xr.Dataset) -> Figure:
     bounded = results.step[results.step <= 1]
     right.plot(bounded, bounded, "k--", lw=1, label="bound for Euler: $h / \\tau$ (Le Cam)")
     right.set(xscale="log", yscale="log", ylim=(1e-13, 3), xlabel="step $h$ [$\\tau$]")
-    right.set_ylabel("total variation distance to the ODE's weights")
+    right.set_ylabel("total variation distance\nto the ODE's weights")
     right.set_title("after about 10 $\\tau$")
     bound = Line2D([], [], color="k", ls="--", lw=1, label="bound for Euler: $h / \\tau$ (Le Cam)")
     mark = Line2D(
@@ -155,13 +155,13 @@ def training(results: xr.Dataset) -> Figure:
     handles = [
         axes.patches[0],
         Line2D([], [], color="0.5", ls="", marker="o", mfc="none", label="one seed"),
-        Line2D([], [], color="k", marker="s", label="mean and 95 % interval"),
+        Line2D([], [], color="k", marker="s", label="mean and 95 % confidence interval"),
     ]
     style.legend_below(figure, handles)
     step = json.loads(results.attrs["config"])["step"]
     style.title(
         figure,
-        f"Final accuracy of training with each scheme, $h$ = {step:g} $\\tau$, paired over seeds",
+        f"Final accuracy of training with each scheme\n$h$ = {step:g} $\\tau$, paired over seeds",
     )
     return figure
 

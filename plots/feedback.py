@@ -32,10 +32,12 @@ def angles(results: xr.Dataset) -> Figure:
         for layer, axes in zip(layers, row, strict=True):
             lines = curves(axes, results.sel(layer=layer), name)
             axes.axhline(90, color="0.7", lw=0.8)
+            if results[name].sel(layer=layer).isnull().all():  # the lowest layer has no ψ
+                axes.text(0.5, 0.4, "no $\\psi$", transform=axes.transAxes, ha="center")
         row[0].set_ylabel(label)
     for layer, top in zip(layers, panels[0], strict=True):
         top.set(title=f"layer {layer}", xlabel="")
-    panels[0][0].set_ylim(-3, 100)
+    panels[0][0].set_ylim(bottom=-3)
     style.legend_below(figure, lines)
     style.title(
         figure, f"Alignment of gradients and of feedback weights, {seeds(results)}\ngrey line: 90°"

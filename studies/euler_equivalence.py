@@ -273,11 +273,14 @@ def summary(results: xr.Dataset) -> str:
         lines += [table.to_string(float_format="{:.3g}".format), ""]
     for name in results.get("compared", xr.DataArray([])).values:
         pair = results.sel(compared=name)
+        difference = f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} "
+        if np.isnan(pair.equivalence_p):
+            lines.append(f"{difference}percentage points for every seed, so that there is no test")
+            continue
         verdict = "equivalent" if pair.equivalence_p < 0.05 else "not shown to be equivalent"
         lines.append(
-            f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} percentage "
-            f"points (95 % confidence interval {float(pair.interval_low):+.3f} to "
-            f"{float(pair.interval_high):+.3f}), "
+            f"{difference}percentage points (95 % confidence interval "
+            f"{float(pair.interval_low):+.3f} to {float(pair.interval_high):+.3f}), "
             f"{verdict} within ±{config['margin']:g} (p = {float(pair.equivalence_p):.2g})"
         )
     return "\n".join(lines)

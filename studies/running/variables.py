@@ -134,7 +134,8 @@ def training_summary(results: xr.Dataset) -> str:
     """A table of accuracies after the last epoch."""
     config = json.loads(results.attrs["config"])
     rows = table(results).to_string(float_format="{:.2f}".format)
-    return f"{results.attrs['title']} after {config['epochs']} epochs, mean over seeds\n{rows}"
+    count = f"{config['epochs']} epoch{'' if config['epochs'] == 1 else 's'}"
+    return f"{results.attrs['title']} after {count}, mean over seeds\n{rows}"
 
 
 def relaxation_summary(results: xr.Dataset) -> str:

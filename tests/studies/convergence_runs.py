@@ -43,7 +43,7 @@ def study(monkeypatch, *flags):
     return 0
 
 
-def said(capsys):
+def printed_by(capsys):
     """Everything printed, without the boxes around it."""
     captured = capsys.readouterr()
     return re.sub(r"[│\s]+", " ", captured.err + captured.out)

@@ -1,4 +1,4 @@
-"""Small runs of the studies that train, and what they leave behind."""
+"""Small runs of the studies that train, and what they store."""
 
 import json
 from dataclasses import replace
@@ -30,13 +30,13 @@ def run(config: Any, sets: images.Sets, tmp_path: Path, module: Any = frozen_pas
 
 
 def numbers(folder: Path) -> xr.Dataset:
-    """What a run measured, wherever its data came from."""
+    """The results of the only run, without attributes."""
     (found,) = folder.glob("*/*/results.nc")
     return xr.load_dataset(found, engine="h5netcdf").drop_attrs()
 
 
 def manifest_of(out: Path) -> dict[str, Any]:
-    """What made the only run."""
+    """The manifest of the only run."""
     (found,) = out.glob("*/*/manifest.json")
     manifest: dict[str, Any] = json.loads(found.read_text())
     return manifest

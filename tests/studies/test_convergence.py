@@ -16,7 +16,7 @@ from plots.convergence import FIGURES, draw
 from studies.convergence import Config, run
 from studies.problems import images, networks
 from studies.running.variables import relaxation_summary as summary
-from tests.studies.convergence_runs import DIGITS, FLAGS, SMALL, said, study
+from tests.studies.convergence_runs import DIGITS, FLAGS, SMALL, printed_by, study
 
 EQUILIBRIUM = ("--reference", "equilibrium")
 
@@ -59,7 +59,7 @@ def test_convergence_times_of_chains_are_the_analytic_ones(results):
 def test_results_of_other_solvers_remain_when_one_fails(capsys, monkeypatch):
     def fail(self, system, times, stop=None):
         if self.method == "dopri5":
-            raise DivergenceError("the relaxation left the finite numbers by t = 3")
+            raise DivergenceError("the relaxation diverged by t = 3")
         return solve(self, system, times, stop)
 
     solve = Adaptive.solve
@@ -69,8 +69,8 @@ def test_results_of_other_solvers_remain_when_one_fails(capsys, monkeypatch):
     )
     monkeypatch.setattr("ardyn.Adaptive.solve", fail)
     found = run(SMALL, DIGITS)
-    assert "warning: dopri5 at tau-x 1: the relaxation left" in capsys.readouterr().err
-    assert "dopri5 at tau-x 2: the relaxation left" in found.lost.item()
+    assert "warning: dopri5 at tau-x 1: the relaxation diverged" in capsys.readouterr().err
+    assert "dopri5 at tau-x 2: the relaxation diverged" in found.lost.item()
     assert found.relative_error.sel(solver="dopri5").isnull().all()
     assert found.relative_error.sel(solver=["exact", "euler"]).notnull().all()
     with pytest.raises(DivergenceError, match="every solver failed.*dopri5"):
@@ -108,7 +108,7 @@ def test_a_variation_runs_and_is_not_computed_again(tmp_path, monkeypatch, capsy
     command = (*FLAGS, *flags, "--out", tmp_path, "--no-plot")
     assert study(monkeypatch, *command) == 0
     assert study(monkeypatch, *command) == 0
-    assert "Already computed" in said(capsys)
+    assert "Already computed" in printed_by(capsys)
     (path,) = tmp_path.glob("convergence/*/results.nc")
     found = xr.load_dataset(path)
     assert found.lost.item() == ""
@@ -223,7 +223,7 @@ def test_stored_measures_are_those_of_the_trajectories(tiny):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "printed"),
     [
         (["--solver", "dopri55"], "dopri5"),
         (["--solver"], "one or more"),
@@ -250,7 +250,7 @@ def test_stored_measures_are_those_of_the_trajectories(tiny):
         (["--relaxation-derivative", "current", "--solver", "rk4", *EQUILIBRIUM], "no closed form"),
     ],
 )
-def test_wrong_flags_give_an_error_message(tmp_path, monkeypatch, capsys, flags, told):
+def test_wrong_flags_give_an_error_message(tmp_path, monkeypatch, capsys, flags, printed):
     assert study(monkeypatch, "--out", tmp_path, *flags) == 2
-    assert told in said(capsys)
+    assert printed in printed_by(capsys)
     assert not list(tmp_path.iterdir())

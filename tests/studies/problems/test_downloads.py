@@ -22,13 +22,13 @@ SETS = tuple(LAYOUTS)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves the files of a folder, and keeps the paths that it was asked for."""
+    """Serves the files of a folder, and records the requested paths."""
 
     def __init__(self, folder):
         handler = functools.partial(Handler, directory=folder)
         super().__init__(("127.0.0.1", 0), handler)
         self.folder = folder
-        self.asked = []
+        self.requested = []
 
     @property
     def url(self):
@@ -39,7 +39,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_):
-        self.server.asked.append(self.path.strip("/"))
+        self.server.requested.append(self.path.strip("/"))
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_a_download_is_kept(server, cache, name, monkeypatch, capsys):
     publish(server, name, monkeypatch)
     folders = {downloads.locate(name, ("train", "test")) for _ in range(2)}
     assert folders == {cache / name}
-    assert sorted(server.asked) == sorted(LAYOUTS[name].md5)
+    assert sorted(server.requested) == sorted(LAYOUTS[name].md5)
     assert "100%" in capsys.readouterr().err
     check_both_splits_are_read(name, cache / name)
 
@@ -192,7 +192,7 @@ def test_a_download_is_kept(server, cache, name, monkeypatch, capsys):
 def test_only_what_the_split_needs_is_downloaded(server, monkeypatch):
     publish(server, "mnist", monkeypatch)
     downloads.locate("mnist", ("train",))
-    assert server.asked == ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"]
+    assert server.requested == ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"]
 
 
 def test_a_damaged_download_is_fetched_again(server, cache, monkeypatch):
@@ -232,7 +232,7 @@ def check_refused(reason, cache):
     assert not list(cache.rglob("*.gz"))
 
 
-def test_without_a_network_the_cure_is_told(server, cache, monkeypatch):
+def test_without_a_network_the_message_says_what_to_do(server, cache, monkeypatch):
     publish(server, "mnist", monkeypatch)
     server.server_close()
     check_refused(f"cannot download mnist (no connection to {server.url})", cache)
@@ -252,7 +252,7 @@ def test_another_file_than_the_official_one_is_not_kept(server, cache, monkeypat
         (requests.Timeout("read timed out"), "no connection to https"),
     ],
 )
-def test_a_download_that_breaks_off_leaves_nothing_behind(cache, monkeypatch, error, reason):
+def test_an_interrupted_download_leaves_no_file(cache, monkeypatch, error, reason):
     def break_off(self, url, output_file, pooch):
         Path(output_file).write_bytes(b"the first bytes")
         raise error

@@ -141,7 +141,7 @@ def test_wrong_mat_files_are_named(content, message):
 
 
 @pytest.mark.parametrize("name", sorted(set(IMAGES) - {"digits"}))
-def test_no_part_of_a_file_passes_for_the_whole(name):
+def test_truncated_files_are_refused(name):
     files = small_files(name, random_pixels(name), [1, 2, 3])
     record = len(files[0]) // 3 if name.startswith("cifar") else len(files[0])
     for length in {*range(0, record, 97), record - 1}:

@@ -114,13 +114,13 @@ def test_a_batch_is_seeded_and_without_repeats():
 
 
 @pytest.mark.parametrize("size", [0, 1798])
-def test_a_batch_that_is_no_part_of_the_set_is_refused(size):
+def test_a_batch_size_outside_the_set_is_refused(size):
     digits = images.load("digits", torch.float64)
     with pytest.raises(InputError, match=rf"batch size {size} must lie in 1 … 1797"):
         digits.batch(size, torch.Generator())
 
 
-def test_a_file_that_is_not_whole_is_never_loaded(small):
+def test_a_truncated_file_is_refused(small):
     name, folder, _ = small
     file = downloads.LAYOUTS[name].test[-1]
     path = folder / name / file
@@ -136,7 +136,7 @@ def test_an_unknown_data_set_is_refused(read):
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_the_real_sets_are_whole(name):
+def test_the_official_sets_are_complete(name):
     if downloads.missing(name, ("train", "test"), REAL / name):
         pytest.skip("needs the real files in ARDYN_DATA")
     channels, side, classes = IMAGES[name]
@@ -149,7 +149,7 @@ def test_the_real_sets_are_whole(name):
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_a_set_that_is_not_whole_is_refused(name, tmp_path):
+def test_an_incomplete_set_is_refused(name, tmp_path):
     pixels = random_pixels(name, samples=5)
     write(tmp_path / name, name, "train", pixels[:3], [7, 0, 2])
     with pytest.raises(InputError, match=rf"train images of {name}, and the official set has"):

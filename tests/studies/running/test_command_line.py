@@ -11,9 +11,9 @@ from tests.studies.small_runs import FLAGS, manifest_of
 
 
 def test_a_run_is_stored_with_its_table_and_figures(study, tmp_path):
-    status, told = study("frozen_pass", *FLAGS, "--conditions", "bp", "c", out=tmp_path)
-    assert status == 0, told
-    assert "Test accuracy on digits after 3 epochs" in told
+    status, printed = study("frozen_pass", *FLAGS, "--conditions", "bp", "c", out=tmp_path)
+    assert status == 0, printed
+    assert "Test accuracy on digits after 3 epochs" in printed
     (folder,) = tmp_path.glob("frozen_pass/*")
     names = {path.name for path in folder.iterdir()}
     assert names >= {
@@ -35,9 +35,9 @@ def test_an_interrupted_run_needs_resume_or_overwrite(study, tmp_path):
     assert study("frozen_pass", *flags, out=tmp_path)[0] == 0
     (folder,) = tmp_path.glob("frozen_pass/*")
     (folder / "results.nc").unlink()
-    status, told = study("frozen_pass", *flags, out=tmp_path)
+    status, printed = study("frozen_pass", *flags, out=tmp_path)
     assert status == 2
-    assert "continue with --resume, or start again with --overwrite" in told
+    assert "continue with --resume, or start again with --overwrite" in printed
     assert study("frozen_pass", *flags, "--resume", out=tmp_path)[0] == 0
 
 
@@ -45,8 +45,8 @@ def test_an_interruption_prints_how_to_resume_and_the_manifest_records_it(
     study, tmp_path, monkeypatch
 ):
     flags = [*FLAGS, "--conditions", "ar", "--no-plot"]
-    status, told = study("frozen_pass", *flags, "--resume", "--epochs", 1, out=tmp_path)
-    assert (status, "Nothing to resume: this run has no checkpoints" in told) == (0, True)
+    status, printed = study("frozen_pass", *flags, "--resume", "--epochs", 1, out=tmp_path)
+    assert (status, "Nothing to resume: this run has no checkpoints" in printed) == (0, True)
     assert not manifest_of(tmp_path)["resumed"]
 
     save = Checkpoints.save
@@ -60,18 +60,18 @@ def test_an_interruption_prints_how_to_resume_and_the_manifest_records_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", interrupted)
-        status, told = study("frozen_pass", *flags, out=tmp_path / "long")
-        assert (status, "interrupted; no checkpoint was saved" in told) == (130, True)
+        status, printed = study("frozen_pass", *flags, out=tmp_path / "long")
+        assert (status, "interrupted; no checkpoint was saved" in printed) == (130, True)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_be_interrupted)
-        status, told = study("frozen_pass", *flags, out=tmp_path / "long")
-        assert (status, "interrupted; continue with --resume" in told) == (130, True)
-    status, told = study("frozen_pass", *flags, "--resume", out=tmp_path / "long")
-    assert (status, "Nothing to resume" in told) == (0, False)
+        status, printed = study("frozen_pass", *flags, out=tmp_path / "long")
+        assert (status, "interrupted; continue with --resume" in printed) == (130, True)
+    status, printed = study("frozen_pass", *flags, "--resume", out=tmp_path / "long")
+    assert (status, "Nothing to resume" in printed) == (0, False)
     assert manifest_of(tmp_path / "long")["resumed"]
     (folder,) = (tmp_path / "long").glob("*/*")
-    status, told = study("frozen_pass", "--config", folder, out=tmp_path / "long")
-    assert (status, "Already computed" in told) == (0, True)
+    status, printed = study("frozen_pass", "--config", folder, out=tmp_path / "long")
+    assert (status, "Already computed" in printed) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_interruption_prints_how_to_resume_and_the_manifest_records_it(
     ],
 )
 def test_bad_settings_are_refused_in_one_sentence(study, name, flags, words, tmp_path):
-    status, told = study(name, *flags, out=tmp_path)
+    status, printed = study(name, *flags, out=tmp_path)
     assert status == 2
-    assert words in told
+    assert words in printed
     assert not list(tmp_path.iterdir())
