@@ -22,7 +22,8 @@ def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Te
 
 def cosine(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:
     """x · g / (‖x‖ ‖g‖) at each time; shapes as in ``relative_error``. NaN where x = 0."""
-    dot = _flat((x * reference.conj()).real, per_sample).sum(-1)
+    wide = _wide(x)
+    dot = _flat((x.to(wide) * reference.conj().to(wide)).real, per_sample).sum(-1)
     return dot / (norm(x, per_sample) * norm(reference[None], per_sample))
 
 
@@ -37,8 +38,13 @@ def _flat(x: Tensor, per_sample: bool) -> Tensor:
 
 def norm(x: Tensor, per_sample: bool = False) -> Tensor:
     """‖x‖ at each time; shapes as in ``relative_error``."""
-    length: Tensor = torch.linalg.vector_norm(_flat(x, per_sample), dim=-1)
+    length: Tensor = torch.linalg.vector_norm(_flat(x, per_sample), dim=-1, dtype=_wide(x))
     return length
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Double precision: in single, squares of the small gradients of deep networks are zero."""
+    return torch.promote_types(x.dtype, torch.float64)
 
 
 def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
@@ -55,7 +61,7 @@ def crossing_time(times: Tensor, error: Tensor, tolerance: float) -> Tensor:
         [...], in the units of ``times``.
     """
     # The last record above the tolerance, as argmax finds the first True of the reversed axis.
-    above = error > tolerance
+    above = ~(error <= tolerance)  # NaN is no convergence
     last = len(times) - 1 - above.flip(0).int().argmax(0)
     last = torch.where(above.any(0), last, -1)
     before, after = last.clamp(min=0), (last + 1).clamp(max=len(times) - 1)

@@ -53,6 +53,8 @@ class Dynamics:
     """Time constant of the activity trace z, where a Rule uses one."""
     held: frozenset[str] = frozenset()
     """Parameters that stay constant, as they require no gradient."""
+    is_autonomous = True
+    """Its rates do not depend on time."""
     since = 0.0
     """The time at which it starts; see ``System``."""
 

@@ -20,7 +20,8 @@ from ardyn.solvers.per_sample import adaptive_by_sample
 from ardyn.solvers.stability import check_stable, check_tolerance
 from ardyn.solvers.stepping import Control, adaptive_steps, fixed_steps
 from ardyn.solvers.system import Separable, Solution, Stop, System, grid
-from ardyn.solvers.tableaux import tableau_of
+from ardyn.solvers.tableaux import Tableau, tableau_of
+from ardyn.state import State
 
 FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
 """Methods of constant step in the installed torchdiffeq."""
@@ -78,25 +79,43 @@ class Adaptive:
 
     def solve(self, system: System, times: Tensor, stop: Stop | None = None) -> Solution:
         """Integrate from t = 0, recording at ``times``."""
-        # Made also where they are not solved one by one: samples that depend on one another raise.
-        alone = _samples(system) if self.per_sample else []
-        tableau = tableau_of(self.method)
-        if self.engine == "ardyn" and tableau and _CONTROLS.issuperset(self.options):
-            monitor = StepMonitor(system, stop, self.method)
-            control = Control(self.rtol, self.atol, **self.options)
-            run = adaptive_by_sample if self.per_sample else adaptive_steps
-            record = run(monitor, times, tableau, control)
-            return Solution(record, monitor.evaluations, monitor.steady_at)
         if not self.per_sample:
             return self._integrate(system, times, stop)
+        # Made even if all are solved at once, as samples that depend on one another are refused.
+        alone = _samples(system)
+        if self._tableau and getattr(system, "is_autonomous", False):
+            return self._step(adaptive_by_sample, self._tableau, system, times, stop)
         return _joined([self._integrate(each, times, stop) for each in alone])
+
+    @property
+    def _tableau(self) -> Tableau | None:
+        """For ardyn's own steps; None where torchdiffeq takes them."""
+        is_own = self.engine == "ardyn" and _CONTROLS.issuperset(self.options)
+        return tableau_of(self.method) if is_own else None
+
+    def _step(
+        self,
+        run: Callable[[StepMonitor, Tensor, Tableau, Control], State],
+        tableau: Tableau,
+        system: System,
+        times: Tensor,
+        stop: Stop | None,
+    ) -> Solution:
+        monitor = StepMonitor(system, stop, self.method)
+        options = {
+            name: None if value is None else float(value) for name, value in self.options.items()
+        }
+        control = Control(self.rtol, self.atol, **options)  # type: ignore[arg-type]
+        record = run(monitor, times, tableau, control)
+        return Solution(record, monitor.evaluations, monitor.steady_at)
 
     def check(self, system: System, stop: Stop | None = None) -> None:
         """Raise InputError for a tolerance, ``per_sample`` or a stop that cannot be used here."""
         check_tolerance(self.rtol, system.initial().tensors()[0].dtype)
         if self.per_sample and not isinstance(system, Separable):
             raise InputError(
-                "samples that change the same weights cannot be solved separately; drop per_sample"
+                "per_sample=True needs a system of independent samples, with a method samples(), "
+                "and with plastic weights all samples change the same weights; drop per_sample"
             )
         if stop is not None and not _takes_callbacks(self.method):
             raise InputError(
@@ -105,6 +124,8 @@ class Adaptive:
             )
 
     def _integrate(self, system: System, times: Tensor, stop: Stop | None) -> Solution:
+        if self._tableau:
+            return self._step(adaptive_steps, self._tableau, system, times, stop)
         options = dict(self.options)
         if _takes_callbacks(self.method):
             options.setdefault("step_t", times[-1:])

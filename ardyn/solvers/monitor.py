@@ -38,7 +38,9 @@ class SteadyState:
 
 
 def _norm(x: Tensor, samples: int) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x.reshape(samples, -1), dim=1)
+    # In double precision, in which squares of small activities are not zero.
+    wide = torch.promote_types(x.dtype, torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(x.reshape(samples, -1), dim=1, dtype=wide)
     return norm
 
 
@@ -73,7 +75,7 @@ class StepMonitor:
         self, t: Tensor | float, tensors: tuple[Tensor, ...], dt: object = None
     ) -> None:
         """Called at the start of each step; torchdiffeq looks for a method of this name."""
-        if not math.isfinite(float(sum(x.sum() for x in tensors))):
+        if not math.isfinite(float(sum(x.sum(dtype=torch.float64) for x in tensors))):
             raise self.divergence(self.names.with_tensors(tensors), f"by {self.clock(float(t))}")
         self.last_time, self.last_state = float(t), self.names.with_tensors(tensors)
         if self.stop is None or self.steady_at is None or self.is_held:
@@ -103,12 +105,16 @@ class StepMonitor:
     def stuck(self, reason: str) -> DivergenceError:
         """The error for an adaptive method that fails: at what time, and what changes fastest."""
         rate = self.system(self.last_time, self.last_state).named()
-        fastest = {name: float(dx.abs().max().nan_to_num(math.inf)) for name, dx in rate.items()}
+        fastest = {
+            name: float(dx.abs().max().nan_to_num(math.inf))
+            for name, dx in rate.items()
+            if dx.numel()
+        }
         name = max(fastest, key=lambda each: fastest[each])
         dtype = str(rate[name].dtype).removeprefix("torch.")
         limit = f"the step that the tolerances need is below the resolution of {dtype}"
         if "max_num_steps" in reason:
-            limit = "it took max_num_steps between two recorded times"
+            limit = "it took max_num_steps between two recorded times, which can be more"
         return DivergenceError(
             f"'{self.method}' cannot go beyond {self.clock(self.last_time)}, where {name} changes "
             f"at a rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"

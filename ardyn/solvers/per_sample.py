@@ -1,7 +1,8 @@
 """Adaptive steps of every sample on its own, taken by the whole batch at once.
 
 Each sample has its own time, step and error norm, as if it were solved alone; a stage of all of
-them is one evaluation of the right-hand side. A sample that has arrived takes steps of length 0.
+them is one evaluation of the right-hand side, which must not depend on time. A sample that has
+arrived takes steps of length 0.
 """
 
 import math

@@ -59,7 +59,7 @@ class Stages:
 
     def __init__(self, monitor: StepMonitor, tableau: Tableau, by_sample: bool = False) -> None:
         self.monitor, self.tableau = monitor, tableau
-        self.layout = Layout(monitor.names, by_sample)
+        self.layout, self.is_by_sample = Layout(monitor.names, by_sample), by_sample
         self.y, self.end, self.scale, self.ratio = (self.layout.new() for _ in range(4))
         self.layout.write(monitor.names, self.y)
         self.k = self.layout.new(len(tableau.c))
@@ -95,7 +95,7 @@ class Stages:
         """All stages after the first, and the end: y(t + h); h is one, or a column for samples."""
         for i in range(1, len(self.k)):
             self._combine(self._a[i], step)
-            at = t if isinstance(step, Tensor) else t + self.tableau.c[i] * step
+            at = t if self.is_by_sample else t + self.tableau.c[i] * float(step)
             self.evaluate(at, self.end, i)
         if not self.tableau.ends_with_solution:
             self._combine(self._b, step)
@@ -112,6 +112,7 @@ class Stages:
     def rate(self, t: float) -> State:
         """f(t, y); k_1, unless that is only near it, as the last stage of some adaptive methods."""
         if self.tableau.error and not self.tableau.ends_with_solution:
+            self.monitor.evaluations += 1
             return self.monitor.system(t, self.state(self.y))
         return self._rates[0] if self.layout.has_views else self.layout.state(self.k[0])
 
@@ -186,7 +187,9 @@ def fixed_steps(monitor: StepMonitor, times: Tensor, tableau: Tableau, step: flo
         if _is_steady(stages, start):
             break
         stages.run(start, end - start)
-        monitor.check_finite(end, stages.end.sum().item(), stages.state(stages.end))
+        monitor.check_finite(
+            end, stages.end.sum(dtype=torch.float64).item(), stages.state(stages.end)
+        )
         while j < len(at) and at[j] <= end:
             torch.lerp(stages.y, stages.end, (at[j] - start) / (end - start), out=record[j])
             j += 1

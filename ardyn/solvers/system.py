@@ -42,7 +42,11 @@ class Layered(System, Protocol):
 
 @runtime_checkable
 class Separable(System, Protocol):
-    """What an adaptive method needs to solve the samples one by one: a system of some of them."""
+    """What an adaptive method needs to give every sample its own steps.
+
+    A system with ``is_autonomous = True``, whose rates do not depend on time, is evaluated for all
+    samples at once; others are solved sample by sample.
+    """
 
     def samples(self, which: slice) -> System: ...
 

@@ -16,9 +16,7 @@ float32, as vector instructions and complex views want it. What lies between sta
 
 
 class Layout:
-    """Where each tensor of a state lies in a vector, [number], or in one for each sample, [batch,
-
-    number].
+    """Where each tensor of a state is in a vector, [number], or in one per sample, [batch, number].
 
     Args:
         like: a state of the same shapes.
@@ -78,8 +76,10 @@ class Layout:
             found = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
         else:
             found = [each.view(1) for each in torch._foreach_norm(parts)]
-        total = vector.new_zeros(1) if summed is None else summed.sum(-1).view(-1)
-        rows = [*found, total.expand(len(found[0]))]
+        total = vector.new_zeros(1)
+        if summed is not None:  # in double precision, in which sums of finite numbers are finite
+            total = summed.sum(-1, dtype=torch.float64).view(-1)
+        rows = [*(each.to(torch.float64) for each in found), total.expand(len(found[0]))]
         *norms, totals = torch.stack(rows).tolist()
         sizes = zip(*norms, strict=True)
         return [_largest(each, self.roots) for each in sizes], totals

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ardyn import Adaptive, Fixed, Plasticity, Rule, SteadyState, random_feedback
+from ardyn import Adaptive, DivergenceError, Fixed, Plasticity, Rule, SteadyState, random_feedback
 from ardyn.solvers.integrators import ADAPTIVE_METHODS
 from ardyn.solvers.system import Solution
 from ardyn.solvers.tableaux import tableau_of
@@ -181,3 +181,68 @@ def test_rates_are_written_in_place(monkeypatch):
     monkeypatch.setattr(kinds, "__call__", fail)
     found = sim.solve([2.0], Fixed("rk4", 0.1))
     assert torch.equal(found["fc1"], expected["fc1"])
+
+
+@pytest.mark.parametrize("engine", ["ardyn", "torchdiffeq"])
+def test_a_system_that_depends_on_time_is_solved_sample_by_sample(engine):
+    @dataclass(frozen=True)
+    class Forced(Oscillator):
+        def samples(self, which: slice) -> "Forced":
+            return Forced(self.start[which], self.stiffness, self.frequency)
+
+    system = Forced(torch.ones(3, 2, dtype=torch.float64), 2.0, 3.0)
+    times = [0.5, 2.0]
+    alone = solved(Adaptive(rtol=1e-8, atol=1e-10, per_sample=True, engine=engine), system, times)
+    joint = solved(Adaptive(rtol=1e-8, atol=1e-10), system, times)
+    assert difference(alone.record.activity["y"], joint.record.activity["y"]) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["first_step", "max_step", "safety"])
+def test_options_may_be_tensors(name):
+    system = Oscillator(torch.ones(2, 2, dtype=torch.float64), 2.0, 3.0)
+    number, tensor = (
+        solved(Adaptive("dopri5", 1e-4, 1e-6, options={name: kind(0.1)}), system, [1.0])
+        for kind in (float, torch.tensor)
+    )
+    assert_alike(tensor, number, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [Fixed("rk4", 0.5), Adaptive(atol=1e-30), Adaptive(atol=1e-30, per_sample=True)],
+    ids=str,
+)
+def test_small_activities_are_not_taken_for_steady(solver):
+    case = problem((6, 5, 4), batch=3, dtype=torch.float32)
+    with torch.no_grad():
+        case.model.get_parameter("fc2.weight").mul_(1e-24)
+    sim = case.relaxation(rule=Rule(output="clamped", initial="zero"))
+    found = sim.solve(torch.linspace(0, 30, 61), solver, SteadyState(1e-4))
+    assert 5 < float(sim.gradients["fc1"].abs().max()) * 1e25 < 1e3
+    assert found.steady_at is not None
+    assert all(5 < at < 25 for at in found.steady_at.tolist())
+    time = found.convergence_time(1e-2)["fc1"]
+    assert float(time) == pytest.approx(math.log(100), rel=0.05)
+
+
+@pytest.mark.parametrize("engine", ["ardyn", "torchdiffeq"])
+def test_a_large_sum_of_finite_numbers_is_no_overflow(engine):
+    sim = problem(batch=64, dtype=torch.float32).relaxation(
+        rule=Rule(output="clamped"), loss=lambda x, target: 3e37 * x.sum() + 0 * target.sum()
+    )
+    found = sim.solve([0.1], Fixed("euler", 0.1, engine=engine))
+    assert found["fc2"].isfinite().all()
+
+
+def test_a_divergence_beside_an_empty_unit_is_told():
+    @dataclass(frozen=True)
+    class Explosive(Oscillator):
+        def initial(self) -> State:
+            return State({"y": self.start, "none": self.start[:, :0]})
+
+        def __call__(self, t: Tensor | float, state: State) -> State:
+            y = state.activity["y"]
+            return State({"y": y**3, "none": y[:, :0]})
+
+    with pytest.raises(DivergenceError, match="unit 'y' changes"):
+        solved(Adaptive(), Explosive(torch.ones(2, 2, dtype=torch.float64), 1.0, 1.0), [3.0])
