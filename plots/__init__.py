@@ -1,1 +1,1 @@
-"""Figures of the studies, drawn from the stored results of a run."""
+"""Figures of the studies, from stored results; each module lists its own in FIGURES."""

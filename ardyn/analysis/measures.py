@@ -15,9 +15,10 @@ def relative_error(x: Tensor, reference: Tensor, per_sample: bool = False) -> Te
         per_sample: one value per sample; else norms are taken over the whole batch.
 
     Returns:
-        [time], or [time, batch]; infinite where g = 0 and x is not.
+        [time], or [time, batch]; infinite where g = 0 and x is not, 0 where both are.
     """
-    return norm(x - reference, per_sample) / norm(reference[None], per_sample)
+    gap = norm(x - reference, per_sample)
+    return (gap / norm(reference[None], per_sample)).masked_fill(gap == 0, 0.0)
 
 
 def cosine(x: Tensor, reference: Tensor, per_sample: bool = False) -> Tensor:

@@ -1,4 +1,12 @@
-"""Convergence time: the time after which an activity stays within a tolerance of a gradient."""
+"""Convergence time: the time after which an activity stays within a tolerance of a gradient.
+
+It grows with depth. From a zero state under a clamped output, k units below the output,
+
+    x^{L−k}(t) = γ(k, t/τ) g^{L−k}
+
+with γ the regularised lower incomplete gamma function: 1 % is reached after 10 τ at k = 4, and
+after 68 τ at k = 50.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -203,8 +203,11 @@ class Fixed:
     def step_matrix(self, rate: Tensor, step: float) -> Tensor:
         """R(hM), by which one step multiplies y of dy/dt = M y; R is the stability polynomial.
 
-        Computed by torchdiffeq itself, as one step from the identity matrix; M is [n, n].
+        M is [n, n]. Of Adams' methods it is that of their first step, by torchdiffeq itself.
         """
+        tableau = tableau_of(self.method)
+        if tableau and not self.options:
+            return tableau.step_matrix(rate, step)
         return _run_linear(self.method, self._own_options, rate, step, steps=1)
 
     @functools.cached_property
