@@ -113,11 +113,13 @@ class StepMonitor:
         name = max(fastest, key=lambda each: fastest[each])
         dtype = str(rate[name].dtype).removeprefix("torch.")
         limit = f"the step that the tolerances need is below the resolution of {dtype}"
+        cure = "use a larger rtol and atol, or float64"
         if "max_num_steps" in reason:
-            limit = "it took max_num_steps between two recorded times, which can be more"
+            limit = "it took max_num_steps between two recorded times"
+            cure = "raise max_num_steps, or use a larger rtol and atol"
         return DivergenceError(
             f"'{self.method}' cannot go beyond {self.clock(self.last_time)}, where {name} changes "
-            f"at a rate of {fastest[name]:.3g}: {limit}; use a larger rtol and atol, or float64"
+            f"at a rate of {fastest[name]:.3g}: {limit}; {cure}"
         )
 
     def divergence(self, state: State, when: str) -> DivergenceError:
