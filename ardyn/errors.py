@@ -1,8 +1,10 @@
 """Exceptions and checks. Every message is one sentence: the value, the rule, the cure."""
 
+import contextlib
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from numbers import Real
 from typing import TypeGuard
 
@@ -47,10 +49,78 @@ def check_positive(what: str, value: float, such_as: float = 1) -> None:
         )
 
 
+_POSTPONED: ContextVar[list[Tensor] | None] = ContextVar("postponed", default=None)
+
+
+@contextlib.contextmanager
+def postponing(sums: list[Tensor]) -> Iterator[None]:
+    """Within it, checks for finite numbers add to ``sums`` what they would read from the device."""
+    token = _POSTPONED.set(sums)
+    try:
+        yield
+    finally:
+        _POSTPONED.reset(token)
+
+
+def is_postponing() -> bool:
+    """Whether a number that a check needs must not be read now."""
+    return _POSTPONED.get() is not None
+
+
 def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity, judged by their sums."""
-    sums = [x.detach().sum() for x in tensors if x.is_floating_point() or x.is_complex()]
-    return all(math.isfinite(abs(each)) for each in torch.stack(sums).tolist()) if sums else True
+    """Whether no tensor holds NaN or infinity; True if that is postponed."""
+    tensors = [x.detach() for x in tensors if x.is_floating_point() or x.is_complex()]
+    sums = [_sum(x) for x in tensors]
+    postponed = _POSTPONED.get()
+    if postponed is not None:
+        postponed += sums
+        return True
+    if not sums or all(map(math.isfinite, torch.stack(sums).tolist())):
+        return True
+    return all(bool(x.isfinite().all()) for x in tensors)  # finite numbers may have an infinite sum
+
+
+def _sum(x: Tensor) -> Tensor:
+    if x.is_complex():
+        return x.sum().abs()
+    return x.sum(dtype=torch.float32 if x.dtype.itemsize == 2 else None)
+
+
+class StepSums:
+    """Which step was the first that was not finite, found without reading from the device."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: list[Tensor] = []
+        self._numbers: list[int] = []
+        self._lost: Tensor | None = None
+
+    def add(self, sums: Sequence[Tensor]) -> None:
+        """One more step, and the numbers that are finite if it is."""
+        self.count += 1
+        self._sums += sums
+        self._numbers += [self.count] * len(sums)
+        if len(self._sums) > _MOST_SUMS:
+            self._fold()
+
+    def first_lost(self) -> int | None:
+        """The first step that was not finite, from 1; None if all were. Begins anew."""
+        if self._sums:
+            self._fold()
+        lost = math.inf if self._lost is None else float(self._lost)
+        self.count, self._lost = 0, None
+        return int(lost) if lost < math.inf else None
+
+    def _fold(self) -> None:
+        finite = torch.stack(self._sums).isfinite()
+        numbers = torch.tensor(self._numbers, dtype=torch.float64, device=finite.device)
+        lost = numbers.masked_fill(finite, math.inf).min()
+        self._lost = lost if self._lost is None else torch.minimum(self._lost, lost)
+        self._sums, self._numbers = [], []
+
+
+_MOST_SUMS = 1000
+"""Numbers kept before they are gathered into one."""
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,9 @@
 """Training with AR: the weight update at the end of a relaxation, in place of loss.backward()."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,9 +17,19 @@ from ardyn.dynamics.plasticity import check_is_plasticity, check_window_within
 from ardyn.dynamics.rule import Rule
 from ardyn.dynamics.windows import check_steps
 from ardyn.ensembles import ensemble_size
-from ardyn.errors import InputError, check_choice, check_positive
+from ardyn.errors import (
+    DivergenceError,
+    InputError,
+    StepSums,
+    check_choice,
+    check_positive,
+    is_finite,
+    postponing,
+)
+from ardyn.network.forward_pass import Driven
 from ardyn.network.network import Units
 from ardyn.network.run import arguments_of
+from ardyn.recording import Recorder
 from ardyn.relaxation import Relaxation
 from ardyn.setup import Setup
 from ardyn.solvers.system import Solver
@@ -104,6 +116,10 @@ class Learner(Setup):
         solver: how to relax; the default is exact, and needs a linear Rule.
         plasticity: time constants of the weights, and their window within each stimulus; needs a
             solver that steps.
+        capture: whether to record the tensor operations of a step and repeat them without Python,
+            on a GPU as a CUDA graph. By default, the AR step of modules that consist of torch's own
+            layers; True for any module that takes the same operations at every batch, of which
+            nothing else is repeated, such as counters or hooks.
 
     The others are those of ``Relaxation``. Training changes the model's parameters in place, and
     nothing else of it.
@@ -114,6 +130,8 @@ class Learner(Setup):
     _: KW_ONLY
     duration: float = 10.0
     solver: Solver = ClosedForm()  # noqa: RUF009  (frozen)
+    capture: bool | None = None
+    _steps: StepSums = field(default_factory=StepSums, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_positive("duration", self.duration, such_as=10)
@@ -130,6 +148,10 @@ class Learner(Setup):
             check_is_plasticity(self.plasticity)
             check_steps(self.plasticity, self.solver)
             check_window_within(self.plasticity.window, self.duration)
+        if self.capture and self.method == "ar" and getattr(self.solver, "steps", True):
+            raise InputError(
+                f"capture=True needs the closed form, got {self.solver!r}; drop solver, or capture"
+            )
         self._check_optimiser()
 
     def _check_optimiser(self) -> None:
@@ -152,14 +174,57 @@ class Learner(Setup):
     def step(self, inputs: Any, targets: Any) -> Tensor:
         """Learn from one batch; 𝓛 before the update, summed over samples, [].
 
+        From the second batch on no number is read back from the device, which would have to wait
+        for it: ask ``check_finite`` now and then, such as after every epoch.
+
         Raises:
-            InputError, DivergenceError: as ``backward``.
+            InputError, DivergenceError: as ``backward``; at the first batch.
         """
         if self.optimiser is None:
-            return self._learn_during(inputs, targets)
-        value = self.fill_gradients(inputs, targets)
+            value = self._learn_during(inputs, targets)
+            self._steps.add([value])
+            return value
+        found = self._recorder(inputs, targets)
         self.optimiser.step()
-        return value
+        self._steps.add(found[1:] or found)  # a loss may exceed the range of half precision
+        return found[0]
+
+    @cached_property
+    def _recorder(self) -> Recorder:
+        is_wanted = False if self.method == "bp" and self.capture is None else self.capture
+        psi = tuple(self.psi.values())
+        return Recorder(self._fill_without_waiting, self.model, psi, self.loss, is_wanted)
+
+    def _fill_without_waiting(self, inputs: Any, targets: Any) -> list[Tensor]:
+        """``fill_gradients``; returns 𝓛, and what is to be checked of the activities later."""
+        sums: list[Tensor] = []
+        with postponing(sums) if self._assigned else contextlib.nullcontext():
+            value = self.fill_gradients(inputs, targets)
+        return [value, *sums]
+
+    def check_finite(self) -> None:
+        """Raise DivergenceError if something became infinite or NaN in a step since the last call.
+
+        The message says in which, counted from 1.
+        """
+        count, lost = self._steps.count, self._steps.first_lost()
+        if lost is None and not is_finite(self.model.parameters()):
+            lost = count
+        if lost is not None:
+            raise DivergenceError(
+                f"the loss, the activities or the weights became infinite or NaN at batch {lost} "
+                f"of {count}; lower the learning rate, or look for such values in its inputs and "
+                f"targets"
+            )
+
+    def feed_forward(self, inputs: Any, targets: Any) -> Driven:
+        """The feed-forward pass on a batch; what only the first batch shows is checked there."""
+        if not self._assigned:
+            return super().feed_forward(inputs, targets)
+        try:
+            return self.pass_with({}, inputs, targets)
+        except Exception:
+            return super().feed_forward(inputs, targets)  # says what is wrong with the batch
 
     def fill_gradients(self, inputs: Any, targets: Any) -> Tensor:
         """The first half of a step: ``.grad`` of everything that learns; returns 𝓛."""

@@ -176,6 +176,7 @@ def _stages(config: Config, make: networks.Make, sets: images.Sets) -> xr.Datase
             for batch in ardyn.batches(len(train.inputs), config.batch_size, alone.seeds, epoch):
                 if epoch:
                     learner.step(train.inputs[batch], train.targets[batch])
+            learner.check_finite()
             if epoch in config.stages:
                 rows.append(errors(config, ardyn.member(learner.model, 0), train))
                 progress.update()

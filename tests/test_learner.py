@@ -269,6 +269,7 @@ def test_a_step_leaves_nothing_behind():
         counts = []
         for _ in range(3):
             student.step(x, t)
+            student.check_finite()
             counts.append(sum(issubclass(type(each), Tensor) for each in gc.get_objects()))
     finally:
         gc.enable()

@@ -9,7 +9,6 @@ It carries a batch [entry, batch, …], of one of three kinds:
 - long after the start, g alone.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ardyn.dynamics.activity import Dynamics
-from ardyn.errors import DivergenceError
+from ardyn.errors import DivergenceError, is_finite
 from ardyn.network.network import Block, Network
 from ardyn.network.put_back import alias
 
@@ -192,10 +191,10 @@ class Combination:
         assert self._states is not None
         return self._states
 
-    def is_finite(self) -> bool:
-        """Whether everything it holds is finite, judged by the sum."""
-        held = self.states() if self._pending is None else self._pending[1]
-        return math.isfinite(abs(held.sum().item()))
+    @property
+    def held(self) -> Tensor:
+        """The states, or the stack that they are computed from."""
+        return self.states() if self._pending is None else self._pending[1]
 
 
 def combined(
@@ -250,9 +249,9 @@ def check_states(dynamics: Dynamics, kept: Mapping[str, Combination]) -> None:
     # sum there replaces one for every unit; autograd may drop them, as max pooling and relu do.
     drops = any(not b.layer.is_local or b.activation is torch.relu for b in network.blocks)
     level = dict.fromkeys(kept, 1) if drops else network.level
-    if all(kept[unit].is_finite() for unit in kept if level[unit] == 1):
+    if is_finite(kept[unit].held for unit in kept if level[unit] == 1):
         return
-    unit = next((unit for unit in kept if not kept[unit].is_finite()), "")
+    unit = next((unit for unit in kept if not is_finite([kept[unit].held])), "")
     if not unit:
         return
     dtype = str(dynamics.like.dtype).removeprefix("torch.")

@@ -76,7 +76,7 @@ class Linear(Layer):
 
     def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         """vᵀ x for W and Σ v for b, summed over the batch (paper, Eq. 2)."""
-        v, x = v[None].flatten(0, -2), x[None].flatten(0, -2)
+        v, x = _rows(v), _rows(x)
         weight = {self.weight: v.mT @ x}
         return weight if self.bias is None else weight | {self.bias: v.sum(0)}
 
@@ -230,6 +230,11 @@ class Operation(Layer):
     def names(self) -> tuple[str, ...]:
         """Of its parameters."""
         return self.parameters
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[batch, …, n] as [sample, n]."""
+    return x if x.ndim == 2 else x[None].flatten(0, -2)
 
 
 def _bias(layer: Linear | Conv, parameters: Parameters) -> Tensor | None:

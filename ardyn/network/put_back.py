@@ -24,7 +24,8 @@ RUNNING = threading.RLock()
 """Held while a module runs or is restored: all threads share the random generators."""
 
 
-_address: Callable[[Tensor], int] = torch._C._data_address  # type: ignore[attr-defined]
+address: Callable[[Tensor], int] = torch._C._data_address  # type: ignore[attr-defined]
+"""Where a tensor is in memory; asked so, it stays shared with its aliases."""
 
 
 def alias(x: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def alias(x: Tensor) -> Tensor:
 
 def is_as_kept(x: Tensor, kept: Tensor) -> bool:
     """Whether x still has the values of its alias; version counters miss what .data is used for."""
-    if x.layout != torch.strided or _address(x) == _address(kept):
+    if x.layout != torch.strided or address(x) == address(kept):
         return True
     return x.shape == kept.shape and x.dtype == kept.dtype and bool(_is_equal(x.detach(), kept))
 

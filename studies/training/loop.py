@@ -143,39 +143,32 @@ class _Loop:
             self.learner.restore(saved["learner"])
             rows = [xr.Dataset.from_dict(each) for each in saved["history"]]
         for epoch in range(len(rows), self.config.epochs + 1):
-            batches = self._epoch(epoch)
             try:
+                self._epoch(epoch)
                 rows.append(self._test(epoch))
             except ArdynError as error:
-                raise self._diverged(epoch, batches, str(error)) from error
+                raise self._diverged(epoch, str(error)) from error
             if not np.isfinite(rows[-1].test_loss).all():
-                raise self._diverged(epoch, batches, "the test loss is not finite")
+                raise self._diverged(epoch, "the test loss is not finite")
             history = [row.to_dict() for row in rows]
             state = {"epoch": epoch, "learner": self.learner.state(), "history": history}
             self.checkpoints.save(self.name, state)
         return xr.concat(rows, "epoch")
 
-    def _epoch(self, epoch: int) -> int:
-        """Update the weights once per batch; returns the number of batches."""
+    def _epoch(self, epoch: int) -> None:
+        """Update the weights once per batch."""
         train, config = self.sets.train, self.config
-        rows, number = ardyn.batches(len(train.inputs), config.batch_size, config.seeds, epoch), 0
-        for number, batch in enumerate(rows, start=1):
-            batch = batch.to(train.inputs.device)
-            try:
-                loss = float(self.learner.step(train.inputs[batch], train.targets[batch]))
-            except ArdynError as error:
-                raise self._diverged(epoch, number, str(error)) from error
-            if not np.isfinite(loss):
-                raise self._diverged(epoch, number, f"the loss is {loss}")
-            status = f"{self.name}, epoch {epoch}, loss {loss / len(batch):.3g}"
-            self.after_batch(len(batch), status)
-        return number
+        for batch in ardyn.batches(len(train.inputs), config.batch_size, config.seeds, epoch):
+            rows = batch.to(train.inputs.device)
+            self.learner.step(train.inputs[rows], train.targets[rows])
+            self.after_batch(len(batch), f"{self.name}, epoch {epoch}")
+        self.learner.check_finite()
 
-    def _diverged(self, epoch: int, number: int, why: str) -> DivergenceError:
+    def _diverged(self, epoch: int, why: str) -> DivergenceError:
         kept = f" (the checkpoint of epoch {epoch - 1} is kept)" if epoch > 1 else ""
         return DivergenceError(
-            f"condition '{self.name}' diverged in epoch {epoch}, batch {number}{kept}: {why}; "
-            f"use a learning rate below {self.config.learning_rate:g}"
+            f"condition '{self.name}' diverged in epoch {epoch}{kept}: {why}; use a learning rate "
+            f"below {self.config.learning_rate:g}"
         )
 
     def _test(self, epoch: int) -> xr.Dataset:
