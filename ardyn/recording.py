@@ -7,6 +7,7 @@ repeated alone; on a GPU as a CUDA graph.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -138,13 +139,13 @@ class Recorder:
         gradients = [x.grad for x in tensors]
         start.put_back()
         assert kind.operations is not None
-        repeat = _Repeat(kind.operations, len(found))
-        repeated = repeat(tensors, inputs, targets)
+        again = _Repeat(kind.operations, len(found))
+        repeated = again(tensors, inputs, targets)
         both = [*found, *gradients], [*repeated, *(x.grad for x in tensors)]
         if all(map(_is_finite, both[0])):
             if not all(map(_is_same, *both)):
                 self._refuse(kind, "it is another one at another batch")
-            kind.repeat = _Captured(repeat, tensors, inputs, targets) if inputs.is_cuda else repeat
+            kind.repeat = _Captured(again, tensors, inputs, targets) if inputs.is_cuda else again
         _fill(tensors, gradients)
         return found
 
@@ -168,6 +169,7 @@ class _Repeat:
     @torch.no_grad()
     def __call__(self, tensors: Tensors, inputs: Tensor, targets: Tensor) -> Found:
         """Fill ``.grad`` of the tensors."""
+        _fill(tensors, repeat(None))  # so that the new ones take the memory of the last
         results = self.operations(*tensors, inputs, targets)
         _fill(tensors, results[self.numbers :])
         return results[: self.numbers]  # type: ignore[no-any-return]
@@ -176,11 +178,11 @@ class _Repeat:
 class _Captured:
     """The same as a CUDA graph, which starts all its kernels at once."""
 
-    def __init__(self, repeat: _Repeat, tensors: Tensors, inputs: Tensor, targets: Tensor) -> None:
+    def __init__(self, again: _Repeat, tensors: Tensors, inputs: Tensor, targets: Tensor) -> None:
         self._batch = inputs.clone(), targets.clone()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._found = repeat(tensors, *self._batch)
+            self._found = again(tensors, *self._batch)
         self._gradients = [x.grad for x in tensors]
 
     def __call__(self, tensors: Tensors, inputs: Tensor, targets: Tensor) -> Found:
@@ -201,7 +203,7 @@ def _tensors_of(owners: Iterable[object]) -> Iterator[Tensor]:
 
 
 def _fill(tensors: Tensors, gradients: Iterable[Tensor | None]) -> None:
-    for x, gradient in zip(tensors, gradients, strict=True):
+    for x, gradient in zip(tensors, gradients, strict=False):
         x.grad = gradient
 
 
