@@ -46,7 +46,7 @@ class _Kind:
     """What is known of steps of one kind."""
 
     seen: int = 0
-    operations: GraphModule | None = None
+    again: "_Repeat | None" = None
     repeat: "Callable[[Tensors, Tensor, Tensor], Found] | None" = None
     is_refused: bool = False
 
@@ -85,7 +85,7 @@ class Recorder:
         kind.seen += 1
         if kind.seen <= (1 if self.is_wanted else SEEN):
             return self.step(inputs, targets)
-        if kind.operations is None:
+        if kind.again is None:
             return self._record(kind, Snapshot(owners), tensors, inputs, targets)
         return self._compare(kind, Snapshot(owners), tensors, inputs, targets)
 
@@ -128,7 +128,7 @@ class Recorder:
             results = self.step(inputs, targets)
             self._refuse(kind, first_line(error))
             return results
-        kind.operations = _without_aliases(operations)
+        kind.again = _Repeat(_without_aliases(operations), len(found))
         return found
 
     def _compare(
@@ -138,15 +138,17 @@ class Recorder:
         found = self.step(inputs, targets)
         gradients = [x.grad for x in tensors]
         start.put_back()
-        assert kind.operations is not None
-        again = _Repeat(kind.operations, len(found))
-        repeated = again(tensors, inputs, targets)
+        assert kind.again is not None
+        repeated = kind.again(tensors, inputs, targets)
         both = [*found, *gradients], [*repeated, *(x.grad for x in tensors)]
-        if all(map(_is_finite, both[0])):
-            if not all(map(_is_same, *both)):
-                self._refuse(kind, "it is another one at another batch")
-            kind.repeat = _Captured(again, tensors, inputs, targets) if inputs.is_cuda else again
+        is_right = len(found) == len(repeated) and all(map(_is_same, *both))
+        if is_right and inputs.is_cuda:
+            kind.repeat = _Captured(kind.again, tensors, inputs, targets)
+        elif is_right:
+            kind.repeat = kind.again
         _fill(tensors, gradients)
+        if not is_right and all(map(_is_finite, both[0])):
+            self._refuse(kind, "it is another one at another batch")
         return found
 
     def _refuse(self, kind: _Kind, why: str) -> None:

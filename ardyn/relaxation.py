@@ -201,7 +201,7 @@ class Relaxation:
                 f"weights_every = {weights_every} needs plastic weights; drop it, or make the "
                 f"Relaxation with plasticity"
             )
-        self.check(solver, stop, float(t[-1]))
+        self.check(solver, stop, None if plasticity is None else float(t[-1]))
         learned = None
         with torch.no_grad():
             if plasticity is not None:

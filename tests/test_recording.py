@@ -1,5 +1,6 @@
 """Steps that are recorded and repeated do what the same steps do in Python."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -7,9 +8,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ardyn
-from ardyn import ClosedForm, Fixed, Learner, Rule, recording
+from ardyn import ClosedForm, DivergenceError, Fixed, InputError, Learner, Rule, recording
+from ardyn.network.put_back import Snapshot
 from tests.oracles.problems import assert_same, generator
 
 
@@ -106,3 +109,227 @@ def test_repeated_steps_learn_what_the_same_steps_learn_in_python(case, repeats)
     assert repeats.call_count == 6  # not the first two, nor the smaller batch at the end
     assert_same(found, truth, 1e-12)
     torch.testing.assert_close(torch.stack(repeated), torch.stack(losses), rtol=1e-12, atol=0)
+
+
+def test_layers_of_torch_are_recorded_by_themselves_and_own_modules_only_if_asked(
+    repeats, monkeypatch
+):
+    monkeypatch.setattr(recording, "SEEN", 2)
+    for name, count in (("tanh", 5), ("ensemble", 5), ("own module", 0), ("backprop", 0)):
+        make, shape, settings = CASES[name]
+        repeats.reset_mock()
+        found, _, _ = trained(make, shape, None, **settings)
+        assert repeats.call_count == count
+        assert_same(found, trained(make, shape, False, **settings)[0], 1e-12)
+
+
+class Branching(nn.Module):
+    """Takes operations that depend on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (self.a if self.count % 2 else self.b)(x)
+        self.count += 1
+        return y
+
+    count = 0
+
+
+def test_a_step_that_is_another_one_each_time_is_refused():
+    with pytest.raises(InputError, match=r"Branching cannot be recorded \(.*\); drop capture=True"):
+        trained(lambda: Branching().double(), (6,), True)
+
+
+def test_capture_needs_the_closed_form():
+    with pytest.raises(InputError, match=r"needs the closed form, got Fixed"):
+        trained(mlp, (6,), True, solver=Fixed("euler", 0.1))
+
+
+def hooked(m: nn.Sequential) -> None:
+    m[2].register_forward_hook(lambda module, args, value: 2 * value)
+
+
+def frozen(m: nn.Sequential) -> None:
+    m[0].weight.requires_grad_(False)
+
+
+def another_layer(m: nn.Sequential) -> None:
+    m[1] = nn.Sigmoid()
+
+
+def other_setting(m: Any) -> None:
+    m[3].inplace = True
+    m[3].negative_slope = 0.5
+
+
+def with_hook_on_weights(m: Any) -> None:
+    m[0].weight.register_hook(lambda g: 3 * g)
+
+
+@pytest.mark.parametrize(
+    "change", [hooked, frozen, another_layer, other_setting, with_hook_on_weights]
+)
+def test_what_changes_after_a_recording_takes_part(change, monkeypatch):
+    monkeypatch.setattr(recording, "SEEN", 2)
+    weights = []
+    for capture in (None, False):
+        model = mlp()
+        assert isinstance(model, nn.Sequential)
+        model[3] = nn.LeakyReLU(0.1)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.02)
+        learner = Learner(model, optimiser, capture=capture)
+        for number, (x, t) in enumerate(batches(12, 6)):
+            learner.step(x, t)
+            if number == 6:
+                change(model)
+        weights.append(dict(model.state_dict()))
+    assert_same(weights[0], weights[1], 1e-12)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("loss", ["sse", "cross_entropy"])
+@pytest.mark.parametrize("make", [mlp, lambda: Own().double()], ids=["mlp", "own module"])
+def test_a_step_reads_no_number(capture, loss, make):
+    model = make()
+    learner = Learner(
+        model, torch.optim.SGD(model.parameters(), lr=0.02), loss=loss, capture=capture
+    )
+    for x, t in list(batches(6, 6))[:5]:
+        learner.step(x, t)
+    if loss == "cross_entropy":
+        t = t.argmax(1) if not capture else t
+        learner.step(x, t)
+    with reads() as count:
+        learner.step(x, t)
+        assert count == []
+        learner.check_finite()
+        assert count != []
+
+
+@contextlib.contextmanager
+def reads() -> Iterator[list[str]]:
+    """Names of the calls that wait for a number."""
+    found: list[str] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            name = func.overloadpacket.__name__
+            if name in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"):
+                found.append(name)
+            return func(*args, **(kwargs or {}))
+
+    with pytest.MonkeyPatch.context() as patch, Count():
+        tolist = Tensor.tolist
+
+        def listed(x: Tensor) -> Any:
+            if x.shape != (1,):  # the times at which activities are asked for are on the CPU
+                found.append("tolist")
+            return tolist(x)
+
+        patch.setattr(Tensor, "tolist", listed)
+        yield found
+
+
+@pytest.mark.parametrize("method", ["ar", "bp"])
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("number", [0, 3, 7])
+def test_the_batch_in_which_something_became_nan_is_named(method, capture, number):
+    model = mlp()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.02)
+    learner = Learner(model, optimiser, method=method, capture=capture)
+    for x, t in list(batches(6, 6))[:5]:
+        learner.step(x, t)
+    learner.check_finite()
+    for k, (x, t) in enumerate(list(batches(9, 6))[:8]):
+        if k == number:
+            x[2, 1] = torch.nan
+        learner.step(x, t)
+    with pytest.raises(DivergenceError, match=f"NaN at batch {number + 1} of 8; lower"):
+        learner.check_finite()
+
+
+def test_many_steps_keep_what_began_first(monkeypatch):
+    monkeypatch.setattr("ardyn.errors._MOST_SUMS", 5)
+    test_the_batch_in_which_something_became_nan_is_named("ar", False, 3)
+
+
+def test_infinite_weights_are_named_with_the_last_batch():
+    model = mlp()
+    learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.02))
+    for x, t in batches(3, 6):
+        learner.step(x, t)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = torch.inf
+    with pytest.raises(DivergenceError, match="at batch 3 of 3"):
+        learner.check_finite()
+
+
+@pytest.mark.parametrize("case", ["tanh", "cross entropy", "convolutions", "learned feedback"])
+def test_every_tensor_of_a_step_is_on_the_device_of_the_model(case, monkeypatch):
+    """On the device "meta": tensors of two devices may not meet, and no number can be read there.
+
+    A build of torch for the CPU cannot compute on a fake GPU.
+    """
+    make, shape, settings = CASES[case]
+    _, _, learner = trained(make, shape, False, **settings)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    for module in learner.model.modules():
+        for name, p in module._parameters.items():
+            assert p is not None
+            module._parameters[name] = nn.Parameter(p.to("meta"))
+    psi = {name: p.to("meta") for name, p in learner.psi.items()}
+    object.__setattr__(learner, "feedback", psi or None)
+    x = torch.empty(6, *shape, dtype=torch.float64, device="meta")
+    t = torch.empty(6, 10 if len(shape) == 3 else 4, dtype=torch.float64, device="meta")
+    tensors = [*learner.model.parameters(), *psi.values()]
+    for found in (learner._fill_without_waiting(x, t), recorded(learner, tensors, x, t)):
+        assert {each.device.type for each in found} == {"meta"}
+        gradients = [p.grad for p in tensors]
+        assert {g.device.type for g in gradients if g is not None} == {"meta"}
+        assert None not in gradients[: len(tensors) - len(psi)]
+
+
+def recorded(learner: Learner, tensors: list[Tensor], x: Tensor, t: Tensor) -> Any:
+    """What a step returns that is repeated."""
+    kind = recording._Kind()
+    learner._recorder._record(kind, Snapshot(()), tensors, x, t)
+    assert kind.again is not None
+    return kind.again(tensors, x, t)
+
+
+class Graph:
+    """Stands for a CUDA graph."""
+
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+
+def test_a_captured_step_copies_the_batch_into_its_memory_and_the_results_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+    weight = torch.ones(3, requires_grad=True)
+    made = []
+
+    def again(tensors: Any, x: Tensor, t: Tensor) -> list[Tensor]:
+        made.append((x, t))
+        tensors[0].grad = torch.full((3,), 7.0)
+        return [x.sum()]
+
+    x, t = torch.rand(4, 3), torch.rand(4, 2)
+    captured = recording._Captured(again, [weight], x, t)  # type: ignore[arg-type]
+    static = weight.grad
+    weight.grad = None
+    found = captured([weight], 2 * x, 3 * t)
+    assert torch.equal(made[0][0], 2 * x)
+    assert torch.equal(made[0][1], 3 * t)
+    assert weight.grad is static
+    assert captured._graph.replayed == 1  # type: ignore[attr-defined]
+    assert found[0] is not captured._found[0]
