@@ -129,7 +129,7 @@ class Trajectory:
         return netcdf.to_dataset(self)
 
     @staticmethod
-    def from_dataset(dataset: xr.Dataset) -> "Trajectory":
+    def from_dataset(dataset: xr.Dataset) -> Trajectory:
         """A trajectory from what ``to_dataset`` returned; tensors on the CPU.
 
         Its convergence times are interpolated, even if the solver was ``ClosedForm()``.
@@ -148,7 +148,7 @@ class Trajectory:
         netcdf.write(self.to_dataset(), path)
 
     @staticmethod
-    def load(path: str | Path) -> "Trajectory":
+    def load(path: str | Path) -> Trajectory:
         """Read what ``save`` wrote.
 
         Raises:

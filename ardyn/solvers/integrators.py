@@ -19,8 +19,8 @@ from ardyn.solvers.system import Separable, Solution, Stop, System, grid
 from ardyn.solvers.tableaux import Tableau, tableau_of
 from ardyn.state import State
 
-# Written out rather than asked of torchdiffeq, which imports SciPy, and with it takes a third of the
-# time that torch takes to import. It is imported when a solver is first used.
+# Written out, as torchdiffeq imports SciPy, and takes a third of the time that torch takes. It is
+# imported when a solver is first used.
 FIXED_METHODS = (
     "euler",
     "midpoint",
