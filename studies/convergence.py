@@ -285,8 +285,8 @@ def _relaxations(
     solvers: dict[str, Solver],
 ) -> tuple[xr.Dataset, list[str]]:
     """Measures of every relaxation with every solver, and a message for each failure."""
-    times = trajectories.recorded_times(config.duration, config.step)
-    per_tau, failures = dict[float, xr.Dataset](), list[str]()
+    times, failures = trajectories.recorded_times(config.duration, config.step), list[str]()
+    per_tau: dict[float, xr.Dataset] = {}
     for tau, sim in sims.items():
         exact, _ = trajectories.relax(sim, times, trajectories.exact_solver(sim))
         goal = choose_reference(sim, config.reference)
