@@ -6,7 +6,6 @@ size.
 """
 
 import torch
-import torchdiffeq
 
 import ardyn
 from ardyn.dynamics.coupled import Coupled
@@ -21,6 +20,8 @@ ROWS = (
 
 
 def _cases(device: str) -> Cases:
+    import torchdiffeq
+
     generator = torch.Generator().manual_seed(0)
     model = ardyn.mlp([784, 300, 300, 100, 10], generator=generator).to(device)
     inputs = torch.rand(64, 784, generator=generator).to(device)

@@ -10,7 +10,6 @@ from statistics import median
 
 import torch
 import tyro
-from torch.utils.benchmark import Timer
 
 from plots.common.command_line import exit_on_error
 from studies.running.run_folder import check_device
@@ -68,6 +67,8 @@ def main(name: str, title: str, rows: Sequence[Row], cases: Callable[[str], Case
 
 def _time(cases: Cases) -> dict[str, list[float]]:
     """Median time of each computation in each round, in seconds."""
+    from torch.utils.benchmark import Timer
+
     threads = torch.get_num_threads()
     timers = {
         name: Timer("run()", globals={"run": run}, num_threads=threads)

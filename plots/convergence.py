@@ -1,16 +1,18 @@
 """Figures of studies/convergence.py: python plots/convergence.py RUN_FOLDER."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
-
-import matplotlib.pyplot as plt
-import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING
 
 from plots.common import lag, panels, style
 from plots.common.command_line import main
 from plots.common.run_results import REFERENCES
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
@@ -33,10 +35,8 @@ def activities(results: xr.Dataset) -> Figure:
                     axes.plot(results.time, x, color=colour, ls=look["linestyle"], lw=1.2)
         row[0].set_ylabel(f"$\\tau$ = {tau:g}\nactivity $x$")
     panels.label_columns(results, grid, panels.TIME)
-    solvers = [
-        Line2D([], [], color="k", ls=look["linestyle"], label=name) for name, look in looks.items()
-    ]
-    goal = Line2D([], [], color="k", ls="--", lw=0.8, label=_goal(results))
+    solvers = [style.handle(name, color="k", ls=look["linestyle"]) for name, look in looks.items()]
+    goal = style.handle(_goal(results), color="k", ls="--", lw=0.8)
     style.legend_below(figure, [*solvers, goal])
     style.title(
         figure,
@@ -96,7 +96,7 @@ def direction_and_length(results: xr.Dataset) -> Figure:
 
 def work_precision(results: xr.Dataset) -> Figure:
     """Work–precision diagrams: error against evaluations and against wall time, all solvers."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
+    figure, (left, right) = style.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
     for solver, look in style.of(results.solver.values).items():
         here = results.sel(solver=solver)
         error = panels.positive(here.work_error)
@@ -116,7 +116,7 @@ def work_precision(results: xr.Dataset) -> Figure:
 
 def depth(results: xr.Dataset) -> Figure:
     """Convergence time of the lowest unit against depth, measured and analytic."""
-    figure, axes = plt.subplots(figsize=(4.8, 3.6))
+    figure, axes = style.subplots(figsize=(4.8, 3.6))
     law = (
         "analytic: $\\Gamma(k, t) / \\Gamma(k) =$ tolerance, $k$ relaxing units on the longest path"
     )

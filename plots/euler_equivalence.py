@@ -1,20 +1,21 @@
 """Figures of studies/euler_equivalence.py: python plots/euler_equivalence.py RUN_FOLDER."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from plots.common import style
 from plots.common.command_line import main
 from plots.common.learning_curves import draw_accuracy
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAPER = (0.1, 100)
 """Step h [τ] and number of iterations n of the paper, marked in every panel."""
@@ -29,7 +30,7 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
 
 def weights(results: xr.Dataset) -> Figure:
     """Weights P_k of the schemes at the paper's setting, and their distance to the ODE's."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
+    figure, (left, right) = style.subplots(1, 2, figsize=(9, 3.8))
     step, n = PAPER
     looks = style.of(results.weighted_by.values)
     for name, look in looks.items():
@@ -48,10 +49,8 @@ def weights(results: xr.Dataset) -> Figure:
     right.set(xscale="log", yscale="log", ylim=(1e-13, 3), xlabel="step $h$ [$\\tau$]")
     right.set_ylabel("total variation distance\nto the ODE's weights")
     right.set_title("after about 10 $\\tau$")
-    bound = Line2D([], [], color="k", ls="--", lw=1, label="bound for Euler: $h / \\tau$ (Le Cam)")
-    mark = Line2D(
-        [], [], color="k", ls=":", lw=1, label="paper: $h$ = 0.1 $\\tau$, $t$ = 10 $\\tau$"
-    )
+    bound = style.handle("bound for Euler: $h / \\tau$ (Le Cam)", color="k", ls="--", lw=1)
+    mark = style.handle("paper: $h$ = 0.1 $\\tau$, $t$ = 10 $\\tau$", color="k", ls=":", lw=1)
     style.legend_below(figure, [*curves, bound, mark])
     style.title(figure, "Weights of pulled-back errors as probability distributions, equal $\\tau$")
     return figure
@@ -71,7 +70,7 @@ def errors(results: xr.Dataset) -> Figure:
     """Errors of state and gradient against the step, predicted (lines) and measured (markers)."""
     stages = results.stage.values
     size = (2.6 * len(stages) + 1, 5)
-    figure, panels = plt.subplots(
+    figure, panels = style.subplots(
         2, len(stages), figsize=size, sharex=True, sharey=True, squeeze=False
     )
     labels = {"state_error": "final state", "gradient_error": "gradient"}
@@ -93,9 +92,9 @@ def errors(results: xr.Dataset) -> Figure:
     panels[0][0].set(xscale="log", yscale="log", ylim=(1e-13, 10))
     handles = [style.handle(name, **style.line(look)) for name, look in looks.items()]
     handles += [
-        Line2D([], [], color="k", label="predicted by the closed form"),
-        Line2D([], [], color="k", ls="", marker="o", mfc="none", label="measured by stepping"),
-        Line2D([], [], label="paper's setting", **STAR),
+        style.handle("predicted by the closed form", color="k"),
+        style.handle("measured by stepping", color="k", ls="", marker="o", mfc="none"),
+        style.handle("paper's setting", **STAR),
     ]
     style.legend_below(figure, handles)
     style.title(figure, "Distance of each scheme's final state and gradients to those of the ODE")
@@ -104,10 +103,12 @@ def errors(results: xr.Dataset) -> Figure:
 
 def to_backprop(results: xr.Dataset) -> Figure:
     """Predicted distance of the gradients to backprop's, against steps and iterations."""
+    from matplotlib.colors import LogNorm
+
     last = results.bp_error.isel(stage=-1)
     names = last.scheme.values
     size = (2 * len(names) + 1.2, 2.9)
-    figure, panels = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+    figure, panels = style.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     norm = LogNorm(1e-4, 1, clip=True)
     for name, axes in zip(names, panels[0], strict=True):
         mesh = axes.pcolormesh(
@@ -138,7 +139,7 @@ def training(results: xr.Dataset) -> Figure:
     """Differences of final accuracy to the first scheme, paired over seeds."""
     first = results.condition.values[0]
     names = results.compared.values
-    figure, axes = plt.subplots(figsize=(6, 0.7 * len(names) + 1.8))
+    figure, axes = style.subplots(figsize=(6, 0.7 * len(names) + 1.8))
     final = results.accuracy.isel(epoch=-1)
     margin = json.loads(results.attrs["config"])["margin"]
     axes.axvspan(-margin, margin, color="0.92", label="equivalence margin")
@@ -154,8 +155,8 @@ def training(results: xr.Dataset) -> Figure:
     axes.set_xlabel("difference of final test accuracy [percentage points]")
     handles = [
         axes.patches[0],
-        Line2D([], [], color="0.5", ls="", marker="o", mfc="none", label="one seed"),
-        Line2D([], [], color="k", marker="s", label="mean and 95 % confidence interval"),
+        style.handle("one seed", color="0.5", ls="", marker="o", mfc="none"),
+        style.handle("mean and 95 % confidence interval", color="k", marker="s"),
     ]
     style.legend_below(figure, handles)
     step = json.loads(results.attrs["config"])["step"]

@@ -1,15 +1,18 @@
 """Figures of studies/feedback.py: python plots/feedback.py RUN_FOLDER."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import matplotlib.pyplot as plt
-import xarray as xr
-from matplotlib.figure import Figure
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plots.common import style
 from plots.common.command_line import main
 from plots.common.learning_curves import curves, draw_accuracy
 from plots.common.run_results import seeds
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
@@ -21,7 +24,7 @@ def angles(results: xr.Dataset) -> Figure:
     """Angles over epochs for each layer: between AR and BP gradients, and between ψ and Wᵀ."""
     layers = results.layer.values
     size = (2.2 * len(layers) + 0.6, 5)
-    figure, panels = plt.subplots(
+    figure, panels = style.subplots(
         2, len(layers), figsize=size, sharex=True, sharey=True, squeeze=False
     )
     rows = {

@@ -1,17 +1,21 @@
 """Figures of studies/frozen_pass.py: python plots/frozen_pass.py RUN_FOLDER …"""
 
-from pathlib import Path
+from __future__ import annotations
 
-import matplotlib.pyplot as plt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from plots.common import style
 from plots.common.command_line import main
 from plots.common.learning_curves import draw_accuracy
 from plots.common.run_results import seeds, standard_error
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw(results: xr.Dataset, folder: Path) -> list[Path]:
@@ -23,7 +27,7 @@ def draw(results: xr.Dataset, folder: Path) -> list[Path]:
 
 def trace(results: xr.Dataset) -> Figure:
     """Accuracy and gradient cosine against τ_z, from the current activity to the frozen one."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8))
+    figure, (left, right) = style.subplots(1, 2, figsize=(8.5, 3.8))
     last = results.isel(epoch=-1).dropna("condition", subset=["tau_z"]).sortby("tau_z")
     _against_tau(left, last.accuracy, {"color": "k", "marker": "o"})
     left.set_ylabel("test accuracy [%]")

@@ -1,21 +1,22 @@
 """Figures of studies/timescales.py: python plots/timescales.py RUN_FOLDER."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from plots.common import style
 from plots.common.command_line import main
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
 
 DIVERGED = 100
 """Training counts as diverged when the test loss has grown by this factor."""
@@ -46,7 +47,7 @@ def one_stimulus(results: xr.Dataset) -> Figure:
         "norm_ratio": "norm ratio to the\nbackprop step",
     }
     looks = style.of(results.window.values.tolist())
-    figure, panels = plt.subplots(len(rows), 1, figsize=(5, 5), sharex=True)
+    figure, panels = style.subplots(len(rows), 1, figsize=(5, 5), sharex=True)
     for axes, (name, y_label) in zip(panels, rows.items(), strict=True):
         for share, look in looks.items():
             (line,) = axes.plot(here[axis], here[name].sel(window=share), ms=4)
@@ -56,7 +57,7 @@ def one_stimulus(results: xr.Dataset) -> Figure:
         axes.set(xscale="log", ylabel=y_label)
     panels[-1].set(yscale="log", xlabel=label)
     handles = [style.handle(f"onset at {share:g} $T$", **look) for share, look in looks.items()]
-    limit = Line2D([], [], color="k", label="quasi-static prediction", **PREDICTED)
+    limit = style.handle("quasi-static prediction", color="k", **PREDICTED)
     style.legend_below(figure, [*handles, limit])
     duration = json.loads(results.attrs["config"])["duration"]
     style.title(
@@ -73,24 +74,22 @@ def phase_map(results: xr.Dataset) -> Figure:
     Both are low where weights are too slow to change much within the stream; the difference is
     large where the quasi-static prediction does not hold.
     """
-    scale = Scale("test accuracy [%]", Normalize(0, 100))
-    difference = Scale("difference\n[percentage points]", Normalize(-50, 50), "RdBu", "both")
+    scale = Scale("test accuracy [%]", (0, 100))
+    difference = Scale("difference\n[percentage points]", (-50, 50), "RdBu", "both")
     return _maps(results, "accuracy", scale, difference, str(results.attrs["title"]))
 
 
 def loss_map(results: xr.Dataset) -> Figure:
     """Loss after a stream of stimuli, simulated and predicted, and the difference."""
-    scale = Scale("loss per sample", LogNorm(0.1, 10), extend="both")
-    difference = Scale("difference", Normalize(-1, 1), "RdBu_r", "both")
+    scale = Scale("loss per sample", (0.1, 10), extend="both", norm="log")
+    difference = Scale("difference", (-1, 1), "RdBu_r", "both")
     return _maps(results, "loss", scale, difference, "Loss on the test set")
 
 
 def angle_map(results: xr.Dataset) -> Figure:
     """Angle between ψ and Wᵀ after a stream of stimuli, simulated and predicted."""
-    scale = Scale(
-        "angle between $\\psi$ and $W^T$,\nmean of layers [°]", Normalize(0, 90), extend="max"
-    )
-    difference = Scale("difference [°]", Normalize(-30, 30), "RdBu_r", "both")
+    scale = Scale("angle between $\\psi$ and $W^T$,\nmean of layers [°]", (0, 90), extend="max")
+    difference = Scale("difference [°]", (-30, 30), "RdBu_r", "both")
     return _maps(results, "angle", scale, difference, "Feedback alignment")
 
 
@@ -99,10 +98,12 @@ class Scale:
     """Colour scale of a map, and the label of its colour bar."""
 
     label: str
-    norm: Normalize
+    limits: tuple[float, float]
     colours: str = "viridis"
     extend: str = "neither"
     """Whether values may lie beyond the bar: "min", "max" or "both"."""
+    norm: str = "linear"
+    """"linear" or "log"."""
 
 
 def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title: str) -> Figure:
@@ -125,7 +126,7 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
         columns = {"": {"tau_psi": results.tau_psi.values[0]}}
         shape = 1, len(kinds)
     size = (3 * shape[1] + 1.4, 2.6 * shape[0] + 1)
-    figure, panels = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure, panels = style.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
     for row, (kind, (values, its_scale)) in zip(
         panels.reshape(len(kinds), -1), kinds.items(), strict=True
     ):
@@ -148,7 +149,8 @@ def _maps(results: xr.Dataset, what: str, scale: Scale, difference: Scale, title
 
 
 def _map(axes: Axes, values: xr.DataArray, scale: Scale) -> QuadMesh:
-    mesh = axes.pcolormesh(values, norm=scale.norm, cmap=scale.colours)
+    low, high = scale.limits
+    mesh = axes.pcolormesh(values, norm=scale.norm, vmin=low, vmax=high, cmap=scale.colours)
     for axis, name in ((axes.xaxis, values.dims[1]), (axes.yaxis, values.dims[0])):
         ticks = [_tick(t) for t in values[name].values]
         axis.set_ticks(np.arange(len(ticks)) + 0.5, ticks)

@@ -5,16 +5,16 @@ over time with the BP gradients and with the exact trajectory; measures the erro
 against its cost, and the convergence time against the depth of the network.
 """
 
+from __future__ import annotations
+
 import itertools
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
@@ -32,6 +32,9 @@ from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import main, training_set
 from studies.running.run_folder import RunFolder, check_device
 from studies.running.solvers import takes_steps
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _DEPTH = {"transformer": 2, "lstm": 8}
 """Encoder layers, and segments that the lstm reads, of the networks to compare solvers on."""
@@ -187,6 +190,8 @@ def run(config: Config, data: images.Data, folder: RunFolder | None = None) -> x
         InputError: a setting that cannot be used; nothing has been computed by then.
         DivergenceError: the relaxations of every solver diverged.
     """
+    import xarray as xr
+
     device = check_device(config.device)
     generator = torch.Generator().manual_seed(config.seed)
     inputs, targets = (x.to(device) for x in data.batch(config.batch_size, generator))
@@ -280,11 +285,8 @@ def _relaxations(
     solvers: dict[str, Solver],
 ) -> tuple[xr.Dataset, list[str]]:
     """Measures of every relaxation with every solver, and a message for each failure."""
-    times, per_tau, failures = (
-        trajectories.recorded_times(config.duration, config.step),
-        [],
-        list[str](),
-    )
+    times, failures = trajectories.recorded_times(config.duration, config.step), list[str]()
+    per_tau: dict[float, xr.Dataset] = {}
     for tau, sim in sims.items():
         exact, _ = trajectories.relax(sim, times, trajectories.exact_solver(sim))
         goal = choose_reference(sim, config.reference)
@@ -304,16 +306,15 @@ def _relaxations(
         if not per_solver:
             raise DivergenceError(f"every solver failed; {failures[-1]}")
         # A solver that failed stays on the axis, with NaN.
-        together = xr.concat(per_solver.values(), pd.Index(per_solver, name="solver"))
-        together = together.reindex(solver=list(solvers))
+        together = variables.stacked(per_solver, "solver").reindex(solver=list(solvers))
         if sim.dynamics.is_linear:
             predicted = sim.exact_convergence_time(config.tolerance, config.reference)
             together["predicted_time"] = trajectories.by_layer({u: predicted[u] for u in shown})
-        per_tau.append(together)
+        per_tau[tau] = together
     # Gradients and equilibria do not depend on τ: those of the last τ are stored for all.
     gradients = {u: sim.gradients[u][0].flatten()[n] for u, n in largest.items()}
     goals = {u: goal[u][0].flatten()[n] for u, n in largest.items()}
-    measured = xr.concat(per_tau, pd.Index(sims, name="tau_x")).assign(
+    measured = variables.stacked(per_tau, "tau_x").assign(
         gradient=trajectories.by_layer(gradients, "neuron"),
         reference=trajectories.by_layer(goals, "neuron"),
         neuron_number=trajectories.by_layer(largest, "neuron"),
@@ -323,24 +324,25 @@ def _relaxations(
 
 def _work_precision(config: Config, sim: ardyn.Relaxation) -> xr.Dataset:
     """Work and precision of every solver, at the first τ."""
-    rows = [
-        trajectories.work_precision(sim, config.tau_x[0], name, trajectories.exact_solver(sim))
+    exact = trajectories.exact_solver(sim)
+    rows = {
+        name: trajectories.work_precision(sim, config.tau_x[0], name, exact)
         for name in tqdm(config.solver, desc="work and precision", unit="solver")
-    ]
-    return xr.concat(rows, pd.Index(config.solver, name="solver"))
+    }
+    return variables.stacked(rows, "solver")
 
 
 def _depths(
     config: Config, deep: dict[int, nn.Module], inputs: torch.Tensor, targets: torch.Tensor
 ) -> xr.Dataset:
     """Convergence times of networks of several depths."""
-    rows = [
-        trajectories.convergence_at_depth(
+    rows = {
+        depth: trajectories.convergence_at_depth(
             model.to(inputs), inputs, targets, config.tolerance, config.units
         )
-        for model in tqdm(deep.values(), desc="depths", unit="depth")
-    ]
-    return xr.concat(rows, pd.Index(deep, name="depth"))
+        for depth, model in tqdm(deep.items(), desc="depths", unit="depth")
+    }
+    return variables.stacked(rows, "depth")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ by the closed form and measured by stepping, before and during training; and tes
 training, paired over seeds.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,16 +26,18 @@ from ardyn.dynamics.learning import block_gradients, parameter_gradients
 from ardyn.errors import check_choice, check_positive
 from ardyn.solvers.system import Solver
 from plots.euler_equivalence import PAPER, draw
-from studies.measuring.paired_t import equivalence
 from studies.problems import images, networks
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import both_sets, main
 from studies.running.flags import HiddenLayers, check_distinct, check_positive_settings
 from studies.running.run_folder import RunFolder
 from studies.running.solvers import OneStepSolver, is_one_step
-from studies.running.variables import described_training, training_summary
+from studies.running.variables import described_training, stacked, training_summary
 from studies.training.loop import make_learner, train_conditions
 from studies.training.settings import Condition, Training
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SCHEMES = ("euler", "sweep", "midpoint", "heun3", "rk4")
 CHAIN = 400
@@ -94,6 +96,10 @@ def run(config: Config, sets: images.Sets, folder: RunFolder) -> xr.Dataset:
         InputError: a setting that cannot be used; nothing has been computed by then.
         DivergenceError: training diverged.
     """
+    import xarray as xr
+
+    from studies.measuring.paired_t import equivalence
+
     make = networks.mlp_for(config.dataset, config.hidden)
     conditions = {
         name: Condition("ODE" if name == "exact" else name, scheme=name)
@@ -128,6 +134,8 @@ def weights(config: Config) -> xr.Dataset:
         NaN for h > τ, where some weights are negative and so not probabilities;
         "weight": P_k at the paper's step and number of iterations, [weighted_by, lag].
     """
+    import xarray as xr
+
     grid: dict[str, list[Any]] = {"scheme": list(config.schemes), "step": list(config.steps)}
     rows = _empty({**grid, "iterations": list(config.iterations)})
     for name, step, n in itertools.product(config.schemes, config.steps, config.iterations):
@@ -170,7 +178,7 @@ def _stages(config: Config, make: networks.Make, sets: images.Sets) -> xr.Datase
     first = Condition("stages", scheme=config.trained_with[0])
     learner = make_learner(alone, first, make)
     train = sets.to(torch.device(config.device)).train
-    rows = []
+    rows = {}
     with tqdm(total=len(config.stages), desc="stages", unit="stage") as progress:
         for epoch in range(max(config.stages) + 1):
             for batch in ardyn.batches(len(train.inputs), config.batch_size, alone.seeds, epoch):
@@ -178,9 +186,9 @@ def _stages(config: Config, make: networks.Make, sets: images.Sets) -> xr.Datase
                     learner.step(train.inputs[batch], train.targets[batch])
             learner.check_finite()
             if epoch in config.stages:
-                rows.append(errors(config, ardyn.member(learner.model, 0), train))
+                rows[epoch] = errors(config, ardyn.member(learner.model, 0), train)
                 progress.update()
-    return xr.concat(rows, pd.Index(sorted(config.stages), name="stage"))
+    return stacked(rows, "stage")
 
 
 def errors(config: Config, model: nn.Module, train: images.Data) -> xr.Dataset:
@@ -193,6 +201,8 @@ def errors(config: Config, model: nn.Module, train: images.Data) -> xr.Dataset:
         gradients to backprop's, predicted, [scheme, step, iterations]. NaN where a scheme is
         unstable.
     """
+    import xarray as xr
+
     model = model.double()
     x, t = (each.double() for each in train.first(config.probe_size))
     sim = ardyn.Relaxation(model, x, t, config.loss, ardyn.Rule(output=config.output))
@@ -247,12 +257,16 @@ def _relative(x: Tensor, truth: Tensor) -> float:
 
 
 def _empty(coordinates: Mapping[str, list[Any]]) -> xr.DataArray:
+    import xarray as xr
+
     sizes = [len(values) for values in coordinates.values()]
     return xr.DataArray(np.full(sizes, np.nan), coordinates, list(coordinates))
 
 
 def summary(results: xr.Dataset) -> str:
     """A table of accuracies, distances at the paper's setting, and differences of accuracy."""
+    import pandas as pd
+
     lines = [training_summary(results), ""]
     step, n = PAPER
     config = json.loads(results.attrs["config"])
@@ -272,7 +286,7 @@ def summary(results: xr.Dataset) -> str:
             index=pd.Index(results.scheme.values, name="scheme"),
         )
         lines += [table.to_string(float_format="{:.3g}".format), ""]
-    for name in results.get("compared", xr.DataArray([])).values:
+    for name in results.compared.values if "compared" in results else ():
         pair = results.sel(compared=name)
         difference = f"{name} − {results.condition.values[0]}: {float(pair.difference):+.3f} "
         if np.isnan(pair.equivalence_p):

@@ -5,11 +5,13 @@ place, each with and without the nonlinear derivative f′; measures the angles 
 between the weight gradients of AR and of backprop (BP).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import xarray as xr
 from torch import Tensor
 
 from ardyn import Learner, Rule
@@ -28,6 +30,9 @@ from studies.training.settings import (
     SchemeTraining,
     check_conditions,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 CONDITIONS = {
     "transpose": Condition("Wᵀ"),

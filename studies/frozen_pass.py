@@ -4,10 +4,12 @@ Trains the paper's MLP by backprop (BP), by activation relaxation (AR), and by v
 which current activities replace those of the feed-forward pass in the paper's Eq. 1 or 2.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 import ardyn
 from ardyn import Learner, Rule
@@ -29,6 +31,9 @@ from studies.training.settings import (
     check_conditions,
     rule_of_each_pattern,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 CONDITIONS = {
     "bp": Condition("backprop", "bp"),

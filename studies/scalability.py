@@ -5,9 +5,10 @@ Wᵀ, and without the nonlinear derivative f′, in its convolutions, its fully 
 or both.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import xarray as xr
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ardyn import Rule
 from ardyn.models import Variant
@@ -19,6 +20,9 @@ from studies.running.run_folder import RunFolder
 from studies.running.variables import described_training, training_summary
 from studies.training.loop import train_conditions
 from studies.training.settings import DROPPED, Condition, SchemeTraining, check_conditions
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 LEARNED = Rule(feedback="learned")
 CONDITIONS = {

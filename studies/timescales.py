@@ -6,15 +6,16 @@ accuracy after a stream of stimuli, for every τ_W, τ_ψ and window; predicts b
 limit, in which weights change only at the end of each stimulus.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice, product, starmap
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -37,6 +38,9 @@ from studies.running.flags import (
 from studies.running.run_folder import RunFolder, check_device
 from studies.running.variables import described_training
 from studies.training.angles import feedback_angles
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Config(SolvedOnce):
         return Rule(feedback="learned" if self.tau_psi else "transpose")
 
     @property
-    def cells(self) -> list["Cell"]:
+    def cells(self) -> list[Cell]:
         """Every combination; feedback through Wᵀ has τ_ψ = ∞."""
         return list(starmap(Cell, product(self.tau_w, self.tau_psi or (math.inf,), self.window)))
 
@@ -264,6 +268,8 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _grid(config: Config, found: Sequence[Mapping[str, float]]) -> xr.Dataset:
+    import xarray as xr
+
     axes = {
         "tau_w": list(config.tau_w),
         "tau_psi": list(config.tau_psi) or [math.inf],

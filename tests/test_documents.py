@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import pytest
 import torch
@@ -88,7 +88,8 @@ def commands(page: str) -> Iterator[list[str]]:
 def flags(kind: Any) -> set[str]:
     """The flags that a dataclass of settings has on the command line."""
     names = {field.name.replace("_", "-") for field in fields(kind)}
-    switches = {f"--no-{f.name.replace('_', '-')}" for f in fields(kind) if f.type is bool}
+    types = get_type_hints(kind)
+    switches = {f"--no-{name.replace('_', '-')}" for name in types if types[name] is bool}
     return {f"--{name}" for name in names} | switches
 
 

@@ -1,18 +1,22 @@
 """Trajectories as xarray datasets and netCDF files, and back."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ardyn.analysis.references import KeptReferences
 from ardyn.dynamics.windows import Learned
 from ardyn.errors import InputError
 from ardyn.files import written_whole
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SETTINGS = ("rule", "tau", "tau_trace", "loss", "plasticity")
 
@@ -34,6 +38,8 @@ _LEADING_AXES = {
 
 def to_dataset(trajectory: Any) -> xr.Dataset:
     """The dataset of a ``Trajectory``, one variable for each quantity of each unit."""
+    import xarray as xr
+
     learned = trajectory.learned or Learned(trajectory.times)
     first = next(iter(trajectory.activities.values()))
     batch = first.shape[1] if first.ndim > 1 else 0
@@ -129,6 +135,8 @@ def read(path: str | Path) -> xr.Dataset:
     Raises:
         InputError: a file that cannot be read.
     """
+    import xarray as xr
+
     try:
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             return dataset.load()
@@ -143,6 +151,8 @@ def _tensor(values: xr.DataArray) -> Tensor:
 
 def _variable(kind: str, unit: str, x: Tensor, long_name: str, batch: int) -> xr.Variable:
     """A tensor with named axes; complex as a last axis of two, half precision as float32."""
+    import xarray as xr
+
     lead = _LEADING_AXES.get(kind, ("sample",))
     attributes: dict[str, object] = {"long_name": long_name.format(unit)}
     if x.is_complex():

@@ -1,11 +1,13 @@
 """Trajectory: activities over time, with the gradients that they should converge to."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ardyn.analysis import measures, netcdf
@@ -13,6 +15,9 @@ from ardyn.analysis.references import References, choose_reference
 from ardyn.dynamics.windows import Learned
 from ardyn.errors import check_positive
 from ardyn.solvers.system import samples_in
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,7 +129,7 @@ class Trajectory:
         return netcdf.to_dataset(self)
 
     @staticmethod
-    def from_dataset(dataset: xr.Dataset) -> "Trajectory":
+    def from_dataset(dataset: xr.Dataset) -> Trajectory:
         """A trajectory from what ``to_dataset`` returned; tensors on the CPU.
 
         Its convergence times are interpolated, even if the solver was ``ClosedForm()``.
@@ -143,7 +148,7 @@ class Trajectory:
         netcdf.write(self.to_dataset(), path)
 
     @staticmethod
-    def load(path: str | Path) -> "Trajectory":
+    def load(path: str | Path) -> Trajectory:
         """Read what ``save`` wrote.
 
         Raises:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ardyn.closed_form.backward_sweep import Stack, backward_sweep, path_time_constants
@@ -174,6 +173,8 @@ def _last_crossing(distance: _Distance, scan: _Scan) -> float:
     if len(above) == 0:
         return 0.0
     bracket = scan.times[above[-1] : above[-1] + 2]
+
+    from scipy.optimize import brentq
 
     def excess(t: float) -> float:
         return float(distance.at(distance.rows([t]))[0]) - distance.limit

@@ -8,11 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import torch
-import torchdiffeq
 from torch import Tensor
-from torchdiffeq._impl.fixed_adams import AdamsBashforth, AdamsBashforthMoulton
-from torchdiffeq._impl.odeint import SOLVERS  # torchdiffeq has no public list of its methods
-from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ardyn.errors import InputError, check_choice, check_positive
 from ardyn.solvers.monitor import StepMonitor
@@ -23,10 +19,21 @@ from ardyn.solvers.system import Separable, Solution, Stop, System, grid
 from ardyn.solvers.tableaux import Tableau, tableau_of
 from ardyn.state import State
 
-FIXED_METHODS = tuple(n for n, kind in SOLVERS.items() if issubclass(kind, FixedGridODESolver))
-"""Methods of constant step in the installed torchdiffeq."""
-ADAPTIVE_METHODS = tuple(name for name in SOLVERS if name not in FIXED_METHODS)
-"""Methods with adaptive steps."""
+# Written out, as torchdiffeq imports SciPy, and takes a third of the time that torch takes. It is
+# imported when a solver is first used.
+FIXED_METHODS = (
+    "euler",
+    "midpoint",
+    "heun2",
+    "heun3",
+    "rk4",
+    "explicit_adams",
+    "implicit_adams",
+    "fixed_adams",
+)
+"""torchdiffeq's methods of constant step."""
+ADAPTIVE_METHODS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")
+"""torchdiffeq's methods with adaptive steps."""
 
 
 Engine = Literal["ardyn", "torchdiffeq"]
@@ -190,12 +197,11 @@ class Fixed:
 
     @property
     def _own_options(self) -> dict[str, Any]:
-        kind = SOLVERS[self.method]
-        if not issubclass(kind, AdamsBashforthMoulton):
+        if not self.method.endswith("_adams"):
             return dict(self.options)
         # max_order − 1 known values of f are used: the explicit method has that order, and the
         # corrector of the implicit one, which also uses the new f, one more: 4 for both here.
-        return {"max_order": 5 if issubclass(kind, AdamsBashforth) else 4} | dict(self.options)
+        return {"max_order": 5 if self.method == "explicit_adams" else 4} | dict(self.options)
 
     def _grid(self, f: object, y0: object, t: Tensor) -> Tensor:
         return grid(float(t[-1]), self.step).to(t)
@@ -294,11 +300,15 @@ def _integrate(
 
 def _takes_callbacks(method: str) -> bool:
     """Whether torchdiffeq takes the steps itself, rather than SciPy."""
+    from torchdiffeq._impl.odeint import SOLVERS
+
     return "callback_step" in SOLVERS[method].valid_callbacks()
 
 
 def _odeint(f: Any, y0: Any, t: Tensor, method: str, options: Any, **tolerances: float) -> Any:
     """``torchdiffeq.odeint``, without the warning that Adams' corrector iterations raise."""
+    import torchdiffeq
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Functional iteration did not converge")
         return torchdiffeq.odeint(f, y0, t, method=method, options=dict(options), **tolerances)
@@ -318,6 +328,8 @@ def _check_options(method: str, options: Mapping[str, Any]) -> None:
     """Try the options on a scalar equation, as torchdiffeq only warns of unknown names."""
     if not options:
         return
+    import torchdiffeq
+
     y, t = (torch.ones(1, dtype=torch.float64),), torch.tensor([0.0, 0.01], dtype=torch.float64)
     try:
         with warnings.catch_warnings():

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 
 from ardyn.errors import InputError
 
@@ -66,6 +65,8 @@ def _growth(scheme: Stepped, ratio: float) -> float:
 
 def _stability_bound(scheme: Stepped, ratio: float) -> float:
     """The smallest h/τ up to ``ratio`` at which one step no longer reduces an activity."""
+    from scipy.optimize import brentq
+
     # |R(−z)| may fall below 1 again at a larger z: the first crossing is bracketed on a grid before
     # it is refined. torchdiffeq's methods are all unstable from z = 3 on, well inside the grid.
     scan = np.concatenate([np.linspace(0, min(ratio, 20), 100)[1:], [min(ratio, 1e6)]])

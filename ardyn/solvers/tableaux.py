@@ -7,13 +7,10 @@ Letters as in Hairer, Nørsett and Wanner, Solving Ordinary Differential Equatio
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchdiffeq._impl.fixed_adams import AdamsBashforthMoulton
-from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdiffeq keeps
-from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
-from torchdiffeq._impl.solvers import FixedGridODESolver
 
 Row = tuple[float, ...]
 
@@ -55,6 +52,11 @@ def _sum(weights: Row, k: list[Tensor]) -> Tensor | float:
 @functools.cache
 def tableau_of(method: str) -> Tableau | None:
     """The tableau of a torchdiffeq method; None for one that is no explicit Runge–Kutta method."""
+    from torchdiffeq._impl.fixed_adams import AdamsBashforthMoulton
+    from torchdiffeq._impl.odeint import SOLVERS  # the only list of methods torchdiffeq keeps
+    from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
+    from torchdiffeq._impl.solvers import FixedGridODESolver
+
     kind = SOLVERS[method]
     if issubclass(kind, RKAdaptiveStepsizeODESolver):
         t = kind.tableau
@@ -71,7 +73,7 @@ def tableau_of(method: str) -> Tableau | None:
     return None
 
 
-def _probed(kind: type[FixedGridODESolver]) -> Tableau:
+def _probed(kind: Any) -> Tableau:
     """The tableau of a method of constant step, which torchdiffeq has as code alone.
 
     With h = 1, y = 0 and unit vectors for k_1, k_2, …, stage i is evaluated at its row of a, and

@@ -1,15 +1,20 @@
 """The command line of the figure scripts, and exit statuses of errors."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
-import xarray as xr
 
 from ardyn import ArdynError
 from plots.common import run_results
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """Figures of activities that track a gradient moving with plastic weights."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from plots.common import panels, style
 from plots.common.run_results import SLOW, slow_axes
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def moving_gradient(results: xr.Dataset) -> Figure:

@@ -1,16 +1,18 @@
 """Curves over epochs, for all studies that train."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import matplotlib.pyplot as plt
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plots.common import style
 from plots.common.run_results import seeds, standard_error, table
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
@@ -22,6 +24,8 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
     Returns:
         The curves, for a legend.
     """
+    from matplotlib.ticker import MaxNLocator
+
     lines = []
     for condition, look in style.of(results.condition.values).items():
         here = results.sel(condition=condition)
@@ -40,7 +44,7 @@ def curves(axes: Axes, results: xr.Dataset, name: str) -> list[Line2D]:
 
 def accuracy(results: xr.Dataset) -> Figure:
     """Test accuracy over epochs, and the same enlarged near the highest accuracy."""
-    figure, (full, upper) = plt.subplots(1, 2, figsize=(8, 3.6))
+    figure, (full, upper) = style.subplots(1, 2, figsize=(8, 3.6))
     lines = curves(full, results, "accuracy")
     curves(upper, results, "accuracy")
     full.set_ylabel("test accuracy [%]")

@@ -1,14 +1,18 @@
 """Figures with one column of panels for each layer, and their axes."""
 
-from collections.abc import Sized
-from typing import Any, Literal
+from __future__ import annotations
 
-import matplotlib.pyplot as plt
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any, Literal
+
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+
+from plots.common import style
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Panels = np.ndarray[Any, Any]
 TIME = "time [same unit as $\\tau$]"
@@ -20,7 +24,7 @@ def layer_grid(
 ) -> tuple[Figure, Panels]:
     """A grid of panels, [row, layer]."""
     columns = results.sizes["layer"]
-    return plt.subplots(
+    return style.subplots(
         len(rows),
         columns,
         figsize=(max(1.9 * columns + 0.8, 4.8), 1.6 * len(rows) + 1.5),
@@ -32,6 +36,8 @@ def layer_grid(
 
 def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     """A logarithmic axis with plain numbers at 1, 2, 5, 10, …"""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -1,14 +1,19 @@
 """Results of finished runs, and the statistics that figures and printed tables share."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from ardyn import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 SLOW = ("tau_w", "tau_psi", "tau_z")
 """Time constants of the slow variables: weights, feedback weights and activity traces."""
@@ -35,6 +40,8 @@ def stored(folder: Path, study: str) -> xr.Dataset:
     Raises:
         InputError: a folder without complete results, or of another study.
     """
+    import xarray as xr
+
     if not (folder / "results.nc").is_file():
         raise InputError(f"{folder} has no results.nc; run the study again")
     try:
@@ -60,6 +67,8 @@ def together(runs: Sequence[xr.Dataset]) -> xr.Dataset:
     Raises:
         InputError: no run, the same condition twice, or runs whose other settings differ.
     """
+    import xarray as xr
+
     if not runs:
         raise InputError("got no run folder; pass one or more")
     if len(runs) == 1:
@@ -93,6 +102,8 @@ def standard_error(x: xr.DataArray) -> xr.DataArray:
 
 def table(results: xr.Dataset) -> pd.DataFrame:
     """Accuracies after the last epoch: mean and standard error over seeds, per condition."""
+    import pandas as pd
+
     final = results.accuracy.isel(epoch=-1)
     columns = {
         "test accuracy [%]": final.mean("seed"),

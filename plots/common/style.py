@@ -1,41 +1,51 @@
 """The style that all figures share."""
 
+from __future__ import annotations
+
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-
-import matplotlib as mpl
-import matplotlib.pyplot as plt
-import seaborn as sns
-import xarray as xr
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING, Any
 
 from ardyn.files import written_whole
 
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
 _CURE = "copy the folder elsewhere"
 
-mpl.use("Agg")
-mpl.rcParams.update(
-    {
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 100,
-        "savefig.dpi": 200,
-        "pdf.fonttype": 42,  # fonts embedded as TrueType, so that text stays text
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "lines.linewidth": 1.4,
-    }
-)
-
-COLOURS = sns.color_palette("colorblind")
-"""Ten colours that colour-blind readers can distinguish; references and predictions are black."""
+SETTINGS = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # fonts embedded as TrueType, so that text stays text
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+}
+"""Settings of matplotlib."""
+COLOURS = [
+    "#0173b2",
+    "#de8f05",
+    "#029e73",
+    "#d55e00",
+    "#cc78bc",
+    "#ca9161",
+    "#fbafe4",
+    "#949494",
+    "#ece133",
+    "#56b4e9",
+]
+"""Ten colours that colour-blind readers can distinguish, seaborn's "colorblind"; references and
+predictions are black."""
 DASHES = [
     "-",
     (0, (1, 1.2)),
@@ -46,6 +56,16 @@ DASHES = [
 ]
 """Line styles, so that curves can be distinguished in print without colour."""
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
+
+
+def subplots(*shape: int, **options: Any) -> tuple[Figure, Any]:
+    """A figure in this style and its panels; arguments of ``matplotlib.pyplot.subplots``."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.use("Agg")
+    plt.style.use(SETTINGS)
+    return plt.subplots(*shape, **options)
 
 
 def of(names: Iterable[str]) -> dict[str, dict[str, object]]:
@@ -72,6 +92,8 @@ def dots(look: dict[str, object]) -> dict[str, object]:
 
 def handle(name: str, **look: object) -> Line2D:
     """A legend entry that stands for several curves."""
+    from matplotlib.lines import Line2D
+
     entry = Line2D([], [], label=name)
     entry.set(**look)
     return entry
@@ -105,6 +127,8 @@ def draw_each(
     figures: Mapping[str, Callable[[xr.Dataset], Figure]], results: xr.Dataset, folder: Path
 ) -> list[Path]:
     """Draw figures of the same results, one at a time, and save each under its name."""
+    import matplotlib.pyplot as plt
+
     paths = []
     for name, figure_of in figures.items():
         figure = figure_of(results)

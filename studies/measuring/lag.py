@@ -1,15 +1,16 @@
 """Tracking error and lag of each unit, relative to a gradient that moves with plastic weights."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +21,9 @@ from ardyn.errors import DivergenceError
 from ardyn.solvers.system import Solver
 from studies.measuring.trajectories import by_layer
 from studies.running.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 RECORDS = 60
 """Times after the start at which weights are recorded, and gradients computed from them."""
@@ -78,6 +82,8 @@ def track(
         The measures, [tau_x, tau_w, tau_psi, tau_z, solver, layer, record], NaN where a solver
         diverged; and a message for each failure.
     """
+    import xarray as xr
+
     found, failures = [], list[str]()
     runs = list(itertools.product(sims.items(), solvers.items()))
     with tqdm(runs, desc="moving gradient", unit="run") as progress:
@@ -106,6 +112,8 @@ def _once(
     """The measurement saved by an interrupted run; otherwise a new one, which is saved."""
     if checkpoints is None:
         return measure()
+    import xarray as xr
+
     kept = checkpoints.load(key)
     if kept is None:
         kept = measure().to_dict()
@@ -129,6 +137,8 @@ def tracking(
     x = sim.solve(times, solver, weights_every=1)
     # Every goal is {unit: [record, batch, …]}, as x is. BP(t) needs a pass per record, as f′ and
     # the loss gradient change with W; g(t) keeps those of the frozen pass, as the relaxation does.
+    import xarray as xr
+
     goals = {"bp": sim.moving_gradients(x)}
     if sim.dynamics.is_linear:
         goals["g"] = sim.equilibria(x)

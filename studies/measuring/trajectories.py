@@ -1,18 +1,22 @@
 """Measurements of relaxations: comparison with a reference, work and precision, depth."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
-from scipy.special import gammainccinv
 from torch import Tensor, nn
 
 import ardyn
 from ardyn.analysis.measures import cosine, crossing_time, norm, norm_ratio, relative_error
 from ardyn.network.network import Units
 from ardyn.solvers.system import Solver
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 LEVELS = 7
 """Number of steps or tolerances per solver in the work–precision measurement."""
@@ -27,6 +31,8 @@ def relax(
     Short solves are repeated and the shortest time is returned, so that costs of a first call do
     not count.
     """
+    import torchdiffeq  # noqa: F401  (by ardyn, in the first solve, where it would count)
+
     trajectory, seconds = _timed(sim, times, solver)
     repeats = 3 if seconds < 0.1 else 0
     return trajectory, min([seconds, *(_timed(sim, times, solver)[1] for _ in range(repeats))])
@@ -52,6 +58,8 @@ def strongest_neurons(gradients: Mapping[str, Tensor], count: int) -> dict[str, 
 
 def by_layer(values: Mapping[str, Tensor], *dims: str) -> xr.DataArray:
     """One tensor per layer, stacked along the dimension "layer"."""
+    import xarray as xr
+
     stacked = np.stack([value.cpu().numpy() for value in values.values()])
     return xr.DataArray(stacked, dims=("layer", *dims), coords={"layer": list(values)})
 
@@ -69,6 +77,7 @@ def compare(
         goal: g of every unit: BP gradients or equilibrium, [batch, …].
         neurons: indices of the neurons to store, by unit; other units are not compared.
     """
+    import xarray as xr
 
     def of_each(measure: Callable[[str], Tensor], *dims: str) -> xr.DataArray:
         return by_layer({unit: measure(unit) for unit in neurons}, *dims)
@@ -100,6 +109,8 @@ def work_precision(sim: ardyn.Relaxation, tau: float, name: str, reference: Solv
     The closed form has no step or tolerance, so that only its first level is filled; as it is the
     reference for the others, its own error is relative to an adaptive solve at tight tolerances.
     """
+    import xarray as xr
+
     times = [5 * tau]
     goal = sim.solve(times, tight_solver(sim) if name == "exact" else reference)
     rows = np.full((4, LEVELS), np.nan)
@@ -161,6 +172,9 @@ def convergence_at_depth(
     where shorter paths contribute. "depth_default" is the time from the feed-forward state with a
     relaxing output; it also depends on the size of activities relative to gradients.
     """
+    import xarray as xr
+    from scipy.special import gammainccinv
+
     rule = ardyn.Rule(output="clamped", initial="zero")
     from_zero = ardyn.Relaxation(model, inputs, targets, rule=rule, units=units)
     lowest = next(iter(from_zero.gradients))

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import pooch
-import requests
 
 from ardyn import InputError
 from studies.problems.formats import File
@@ -144,6 +143,8 @@ def _retrieve(layout: Layout, file: str, folder: Path) -> None:
 
 def _reason(error: Exception, url: str) -> str:
     """Why a download failed."""
+    import requests
+
     if isinstance(error, requests.HTTPError):
         return str(error)
     if isinstance(error, requests.RequestException):

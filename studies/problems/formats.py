@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from ardyn import InputError
 
@@ -121,6 +120,8 @@ def _read_svhn(files: list[File]) -> Images:
 
 def _mat(file: File) -> tuple[NDArray[Any], NDArray[Any]]:
     """The variables X and y of a MATLAB file."""
+    from scipy.io import loadmat
+
     try:
         variables = loadmat(io.BytesIO(file.content), variable_names=("X", "y"))
     # On a damaged file scipy raises errors of almost any type.

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
@@ -109,6 +108,8 @@ def train_and_test(
 
 
 def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
     pixels, labels = load_digits(return_X_y=True)
     return Images(pixels.astype(np.uint8), labels)
 

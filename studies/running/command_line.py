@@ -1,5 +1,7 @@
 """The command line of all studies."""
 
+from __future__ import annotations
+
 import argparse
 import ctypes
 import os
@@ -8,11 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import tyro
-import xarray as xr
 
 from ardyn import InputError
 from plots.common import run_results
@@ -20,6 +21,9 @@ from plots.common.command_line import exit_on_error
 from studies.problems import images
 from studies.running.flags import Settings
 from studies.running.run_folder import RunFolder, manifest, read_config
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Config = TypeVar("Config", bound=Settings)
 Loaded = TypeVar("Loaded", bound="HasChecksum")

@@ -1,5 +1,7 @@
 """Run folders: the files of a run, each written completely or not at all."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -11,15 +13,17 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cattrs
 import torch
-import xarray as xr
 from cattrs.v import format_exception
 
 from ardyn import InputError
 from ardyn.files import written_whole
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Config = TypeVar("Config")
 
@@ -71,7 +75,7 @@ class RunFolder:
         self.path = path
 
     @staticmethod
-    def of(out: Path, study: str, config: Any) -> "RunFolder":
+    def of(out: Path, study: str, config: Any) -> RunFolder:
         """The folder of a configuration; ``store`` creates it."""
         text = json.dumps(_CONVERTER.unstructure(config), sort_keys=True)
         return RunFolder(out / study / hashlib.sha256(text.encode()).hexdigest()[:12])

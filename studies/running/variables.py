@@ -1,13 +1,16 @@
 """Long names and units of stored variables, and the tables that a study prints."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from plots.common.run_results import REFERENCES, SLOW, slow_axes, table
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Labels = Mapping[str, tuple[str, str]]
 """{variable: (long name, unit)}; names and texts have no unit."""
@@ -99,6 +102,14 @@ TRAINING: Labels = {
     "feedback_angle": ("angle between feedback weights and transposed weights", "degree"),
 }
 """Variables of the studies that train."""
+
+
+def stacked(results: Mapping[Any, xr.Dataset], dimension: str) -> xr.Dataset:
+    """Datasets along a new dimension, whose coordinates are their keys."""
+    import pandas as pd
+    import xarray as xr
+
+    return xr.concat(results.values(), pd.Index(results, name=dimension))
 
 
 def described(

@@ -1,13 +1,18 @@
 """Angles between the weight gradients of AR and of backprop, and between ψ and Wᵀ."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-import xarray as xr
 from torch import Tensor
 
 import ardyn
 from ardyn import Learner
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def gradient_angles(learner: Learner, inputs: Tensor, targets: Tensor) -> xr.DataArray:
@@ -49,6 +54,8 @@ def weights_of(learner: Learner) -> dict[str, Tensor]:
 
 
 def _by_layer(values: Mapping[str, Tensor]) -> xr.DataArray:
+    import xarray as xr
+
     stacked = torch.stack(list(values.values())).cpu().numpy()
     return xr.DataArray(stacked, {"layer": list(values)}, ("layer", "seed"))
 

@@ -1,14 +1,14 @@
 """Training over conditions, seeds and epochs, for all studies that train."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
@@ -18,10 +18,14 @@ from ardyn.dynamics.rule import Output
 from studies.problems import images
 from studies.running.checkpoints import Checkpoints
 from studies.running.run_folder import check_device
+from studies.running.variables import stacked
 from studies.training.settings import Condition, Rules, Training, rule_of_each_pattern
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 Make = Callable[[torch.Generator], nn.Module]
-Probe = Callable[[Learner], Mapping[str, xr.DataArray]]
+Probe = Callable[[Learner], Mapping[str, "xr.DataArray"]]
 
 
 def make_learner(config: Training, condition: Condition, make: Make) -> Learner:
@@ -90,7 +94,7 @@ def train_conditions(
     saved = {name: checkpoints.load(name) for name in conditions}
     remaining = sum(config.epochs - (each["epoch"] if each else 0) for each in saved.values())
     samples = len(sets.train.inputs) * len(config.seeds)
-    histories = []
+    histories = {}
     with tqdm(total=remaining * samples, unit="sample", unit_scale=True, smoothing=0.1) as progress:
 
         def after_batch(count: int, status: str) -> None:
@@ -100,10 +104,9 @@ def train_conditions(
         for name, each in conditions.items():  # in sequence, as each ensemble takes memory
             learner = make_learner(config, each, make)
             loop = _Loop(config, name, learner, sets, checkpoints, probe, after_batch)
-            histories.append(loop.run(saved[name]))
+            histories[name] = loop.run(saved[name])
     labels = [each.label for each in conditions.values()]
-    together = xr.concat(histories, pd.Index(conditions, name="condition"))
-    return together.assign_coords(label=("condition", labels))
+    return stacked(histories, "condition").assign_coords(label=("condition", labels))
 
 
 def _check_first_batch(config: Training, learner: Learner, train: images.Data) -> None:
@@ -137,6 +140,8 @@ class _Loop:
 
     def run(self, saved: dict[str, Any] | None) -> xr.Dataset:
         """Train from the start, or from a checkpoint."""
+        import xarray as xr
+
         if saved is None:
             rows = [self._test(0)]
         else:
@@ -173,6 +178,8 @@ class _Loop:
 
     def _test(self, epoch: int) -> xr.Dataset:
         """Accuracy and loss on the test set, and the measures of ``probe``."""
+        import xarray as xr
+
         test = self.sets.test
         loss, accuracy = ardyn.evaluate(
             self.learner.model, test.inputs, test.targets, self.config.loss
