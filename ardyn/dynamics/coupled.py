@@ -7,15 +7,17 @@ pass, x̄ and f′, stays frozen.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ardyn.dynamics.activity import Dynamics
-from ardyn.dynamics.learning import feedback_gradients, parameter_gradients
-from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity
+from ardyn.dynamics.learning import feedback_gradients, parameter_gradients, updates_at
+from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, has_own_rates, rate
 from ardyn.errors import InputError
 from ardyn.state import State
 
@@ -80,12 +82,29 @@ class Coupled:
 
     def __call__(self, t: Tensor | float, state: State) -> State:
         """d(state)/dt."""
+        rate = state.with_tensors([torch.empty_like(x) for x in state.tensors()])
+        self.write_rate(t, state, rate)
+        return rate
+
+    def write_rate(self, t: Tensor | float, state: State, rate: State) -> None:
+        """The same, written into ``rate``: no tensor as large as the weights is made."""
         now = self.at(state)
-        fast = now(t, State(state.activity, state.trace))
-        if not (state.weights or state.feedback):
-            return fast
-        slow = self._slow_rate(now, state)
-        return replace(slow, activity=fast.activity, trace=fast.trace)
+        x = now.activities(state.activity)
+        now.write_rates(x, state.trace, rate)
+        if has_own_rates(self.plasticity):
+            _copy(self._slow_rate(now, state), rate)
+        elif state.weights or state.feedback:
+            z = now.activities({**state.activity, **state.trace})
+            room = {name: rate.weights[name] for name in self._used_once & state.weights.keys()}
+            _, changes = updates_at(now, x, z, room)
+            write_slow_rate(self.plasticity, now, state, changes, rate)
+
+    @cached_property
+    def _used_once(self) -> frozenset[str]:
+        """Parameters of one block each; the gradients of others are sums."""
+        blocks = self.dynamics.forward_pass.network.blocks
+        uses = Counter(name for block in blocks for name in block.layer.names)
+        return frozenset(name for name, count in uses.items() if count == 1)
 
     def _slow_rate(self, now: Dynamics, state: State) -> State:
         changes = self.plasticity.changes(now, state.activity, state.trace)
@@ -129,7 +148,7 @@ def slow_rate(
         changes: Eq. 2, {block: {parameter: gradient}}, summed over the batch.
     """
     gradients, learned = parameter_gradients(changes), feedback_gradients(now, changes)
-    share = members(now) / len(now.like) if plasticity.reduction == "mean" else 1.0
+    share = _share(plasticity, now)
     return State(
         {},
         {},
@@ -142,6 +161,35 @@ def slow_rate(
             for block, psi in state.feedback.items()
         },
     )
+
+
+def write_slow_rate(
+    plasticity: Plasticity,
+    now: Dynamics,
+    state: State,
+    changes: Mapping[str, Mapping[str, Tensor]],
+    into: State,
+) -> None:
+    """The rates by Eq. 2 and 3, written into a state which may hold the gradients of weights."""
+    gradients, learned = parameter_gradients(changes), feedback_gradients(now, changes)
+    share, p = _share(plasticity, now), plasticity
+    for block, psi in state.feedback.items():  # first, as rates of weights replace the gradients
+        g = learned[block]
+        rate(psi, g, p.tau_feedback, p.feedback_decay, share, out=into.feedback[block])
+    for name, W in state.weights.items():
+        rate(W, gradients[name], p.tau_weights, p.weight_decay, share, out=into.weights[name])
+
+
+def _share(plasticity: Plasticity, now: Dynamics) -> float:
+    """The weight of one sample."""
+    return members(now) / len(now.like) if plasticity.reduction == "mean" else 1.0
+
+
+def _copy(slow: State, into: State) -> None:
+    for name, W in slow.weights.items():
+        into.weights[name].copy_(W)
+    for block, psi in slow.feedback.items():
+        into.feedback[block].copy_(psi)
 
 
 def members(dynamics: Dynamics) -> int:
