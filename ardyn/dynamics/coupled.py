@@ -15,9 +15,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ardyn.dynamics.activity import Dynamics
+from ardyn.dynamics.activity import Activities, Dynamics
 from ardyn.dynamics.learning import feedback_gradients, parameter_gradients, updates_at
-from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, has_own_rates, rate
+from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, has_own_rates
 from ardyn.errors import InputError
 from ardyn.state import State
 
@@ -87,17 +87,40 @@ class Coupled:
         return rate
 
     def write_rate(self, t: Tensor | float, state: State, rate: State) -> None:
-        """The same, written into ``rate``: no tensor as large as the weights is made."""
+        """The same, written into ``rate``.
+
+        No tensor as large as the plastic weights of a fully connected layer is made on the way.
+        """
         now = self.at(state)
         x = now.activities(state.activity)
         now.write_rates(x, state.trace, rate)
+        if not (state.weights or state.feedback):
+            return
         if has_own_rates(self.plasticity):
-            _copy(self._slow_rate(now, state), rate)
-        elif state.weights or state.feedback:
-            z = now.activities({**state.activity, **state.trace})
-            room = {name: rate.weights[name] for name in self._used_once & state.weights.keys()}
-            _, changes = updates_at(now, x, z, room)
-            write_slow_rate(self.plasticity, now, state, changes, rate)
+            slow = self._slow_rate(now, state)
+            for own, found in ((rate.weights, slow.weights), (rate.feedback, slow.feedback)):
+                for name, each in found.items():
+                    own[name].copy_(each)
+        else:
+            self._write_slow_rate(now, x, state, rate)
+
+    def _write_slow_rate(self, now: Dynamics, x: Activities, state: State, rate: State) -> None:
+        """τ_W Ẇ = −∂𝓛/∂W − λ_W W and τ_ψ ψ̇ = −(∂𝓛/∂W)ᵀ − λ_ψ ψ, as ``slow_rate`` gives them."""
+        p, share = self.plasticity, _share(self.plasticity, now)
+        tau = p.tau_weights if state.weights else p.tau_feedback
+        # Eq. 2 is linear in x^{l+1}: with −x/τ in its place the product is the rate itself, and no
+        # pass over the weights is needed to scale it.
+        driving = {u: (-share / tau) * v for u, v in {**now.clamped, **state.activity}.items()}
+        z = now.activities({**state.activity, **state.trace})
+        room = {name: rate.weights[name] for name in self._used_once & state.weights.keys()}
+        _, changes = updates_at(now, driving, x, z, room)
+        descent, of_psi = parameter_gradients(changes), feedback_gradients(now, changes)
+        for block, psi in state.feedback.items():  # first, as a decay is added to those of weights
+            dpsi = torch.mul(of_psi[block], tau / p.tau_feedback, out=rate.feedback[block])
+            _decay(dpsi, psi, p.feedback_decay, p.tau_feedback)
+        for name, W in state.weights.items():
+            dW = rate.weights[name].copy_(descent[name])  # nothing to do where it was written
+            _decay(dW, W, p.weight_decay, p.tau_weights)
 
     @cached_property
     def _used_once(self) -> frozenset[str]:
@@ -163,33 +186,15 @@ def slow_rate(
     )
 
 
-def write_slow_rate(
-    plasticity: Plasticity,
-    now: Dynamics,
-    state: State,
-    changes: Mapping[str, Mapping[str, Tensor]],
-    into: State,
-) -> None:
-    """The rates by Eq. 2 and 3, written into a state which may hold the gradients of weights."""
-    gradients, learned = parameter_gradients(changes), feedback_gradients(now, changes)
-    share, p = _share(plasticity, now), plasticity
-    for block, psi in state.feedback.items():  # first, as rates of weights replace the gradients
-        g = learned[block]
-        rate(psi, g, p.tau_feedback, p.feedback_decay, share, out=into.feedback[block])
-    for name, W in state.weights.items():
-        rate(W, gradients[name], p.tau_weights, p.weight_decay, share, out=into.weights[name])
-
-
 def _share(plasticity: Plasticity, now: Dynamics) -> float:
     """The weight of one sample."""
     return members(now) / len(now.like) if plasticity.reduction == "mean" else 1.0
 
 
-def _copy(slow: State, into: State) -> None:
-    for name, W in slow.weights.items():
-        into.weights[name].copy_(W)
-    for block, psi in slow.feedback.items():
-        into.feedback[block].copy_(psi)
+def _decay(dW: Tensor, W: Tensor, decay: float, tau: float) -> None:
+    """Add −λ W / τ to a rate."""
+    if decay:
+        dW.add_(W, alpha=-decay / tau)
 
 
 def members(dynamics: Dynamics) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from ardyn.dynamics.activity import Dynamics
@@ -117,23 +116,16 @@ def check_window_within(window: tuple[float, float], end: float) -> None:
 def has_own_rates(plasticity: Plasticity) -> bool:
     """Whether a subclass puts something in place of Eq. 2 or 3."""
     return any(
-        getattr(type(plasticity), name) is not getattr(Plasticity, name)
+        getattr(type(plasticity), name, None) is not getattr(Plasticity, name)
         for name in ("changes", "weight_rate", "feedback_rate")
     )
 
 
-def rate(
-    W: Tensor,
-    gradient: Tensor,
-    tau: float,
-    decay: float,
-    share: float = 1.0,
-    out: Tensor | None = None,
-) -> Tensor:
+def rate(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 1.0) -> Tensor:
     """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time).
 
-    ∂𝓛/∂W is ``share`` times the gradient, in whose place the rate may be written.
+    ∂𝓛/∂W is ``share`` times the gradient.
     """
     # One pass over the gradient, and one over W only with decay: weights are large.
-    found = torch.mul(gradient, -share / tau, out=out)
+    found = gradient * (-share / tau)
     return found.add_(W, alpha=-decay / tau) if decay else found

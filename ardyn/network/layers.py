@@ -89,11 +89,16 @@ class Linear(Layer):
         self, parameters: Parameters, v: Tensor, x: Tensor, into: Parameters
     ) -> dict[str, Tensor]:
         """The same, written into the tensors of these names."""
-        v, x = v[None].flatten(0, -2), x[None].flatten(0, -2)
+        v, x = _rows(v), _rows(x)
         weight = {self.weight: torch.mm(v.mT, x, out=into.get(self.weight))}
         if self.bias is None:
             return weight
         return weight | {self.bias: torch.sum(v, 0, out=into.get(self.bias))}
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[…, n] as [row, n]."""
+    return x if x.ndim == 2 else x[None].flatten(0, -2)
 
 
 _Sizes = tuple[int, ...]
