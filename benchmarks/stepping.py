@@ -1,7 +1,8 @@
 """Solvers that step, as ratios to the bare evaluations of their right-hand side, in one process.
 
-A bare evaluation is the arithmetic of Eq. 1 alone, written out for this network. A record of many
-times is compared with the same number of evaluations and with writing as many numbers.
+A bare evaluation is the arithmetic of Eq. 1 alone, or of Eq. 1 and 2, written out for this network.
+A record of many times is compared with the same number of evaluations and with making and filling
+a tensor of as many numbers.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,16 @@ ADAPTIVE = ("dopri5", "bosh3", "dopri8")
 FIXED = ("euler", "midpoint", "rk4")
 ROWS = (
     *(Row(name, f"its evaluations: {name}", at_most=1.4) for name in ADAPTIVE),
-    *(Row(f"{name}, 201 times", f"its evaluations: {name}, 201 times") for name in ADAPTIVE),
     *(Row(name, f"its evaluations: {name}", at_most=1.25) for name in FIXED),
-    *(Row(f"{name}, 201 times", f"its evaluations: {name}, 201 times") for name in FIXED),
-    Row("writing 201 states", "its evaluations: euler"),
+    *(
+        Row(f"{name}, 201 times", f"its evaluations, and 201 states: {name}", at_most=1.4)
+        for name in ADAPTIVE + FIXED
+    ),
+    Row("making 201 states", "its evaluations: euler"),
     Row("dopri5 by torchdiffeq", "its evaluations: dopri5"),
     Row("dopri5 per sample", "dopri5", at_most=2),
     Row("rk4 with plastic weights", "its right-hand side", at_most=1.5),
+    Row("rk4 with plastic weights", "its bare right-hand side", at_most=1.5),
 )
 
 
@@ -56,17 +60,23 @@ def _cases(device: str) -> Cases:
     many = torch.linspace(0, 10, 201)
     cases: dict[str, Callable[[], object]] = {}
 
-    def add(name: str, solver: Solver, times: list[float] | Tensor) -> None:
-        count = sim.solve(times, solver).evaluations
-        cases[name] = lambda: sim.solve(times, solver)
+    def make_states() -> Tensor:
+        return torch.ones(201, start.numel(), device=device)
+
+    def evaluations_and_states(count: int) -> None:
+        bare_evaluations(count)
+        make_states()
+
+    def add(name: str, solver: Solver) -> None:
+        count = sim.solve([10.0], solver).evaluations
+        cases[name] = lambda: sim.solve([10.0], solver)
         cases[f"its evaluations: {name}"] = lambda: bare_evaluations(count)
+        cases[f"{name}, 201 times"] = lambda: sim.solve(many, solver)
+        cases[f"its evaluations, and 201 states: {name}"] = lambda: evaluations_and_states(count)
 
     for name in ADAPTIVE + FIXED:
-        solver = ardyn.Adaptive(name) if name in ADAPTIVE else ardyn.Fixed(name, step=0.1)
-        add(name, solver, [10.0])
-        add(f"{name}, 201 times", solver, many)
+        add(name, ardyn.Adaptive(name) if name in ADAPTIVE else ardyn.Fixed(name, step=0.1))
 
-    record, row = torch.empty(201, 64 * 710, device=device), start.flatten()
     theirs = ardyn.Adaptive("dopri5", engine="torchdiffeq")
     alone = ardyn.Adaptive("dopri5", per_sample=True)
     plastic = ardyn.Relaxation(
@@ -76,18 +86,34 @@ def _cases(device: str) -> Cases:
     coupled = Coupled.of(plastic.dynamics, plastic.plasticity, plastic.dynamics.initial())
     rk4 = ardyn.Fixed("rk4", step=0.1)
 
+    state = coupled.initial()
+
     def right_hand_sides() -> None:
-        state = coupled.initial()
         with torch.no_grad():
             for _ in range(40):
                 coupled(0.0, state)
 
+    below, every_slope = [inputs, *x[:3]], [1 - h**2 for h in x[:3]]
+
+    def bare_with_weights() -> list[Tensor]:
+        h = list(state.activity.values())
+        v = [*(h[i] * every_slope[i] for i in range(3)), h[3]]
+        rates = [v[i + 1] @ W[i] - h[i] for i in range(3)] + [drive - h[3]]
+        for i in range(4):
+            rates += [-1e-3 / 64 * (v[i].T @ below[i]), -1e-3 / 64 * v[i].sum(0)]
+        return rates
+
+    def bare_right_hand_sides() -> None:
+        for _ in range(40):
+            bare_with_weights()
+
     return cases | {
-        "writing 201 states": lambda: record.copy_(row.expand_as(record)),
+        "making 201 states": make_states,
         "dopri5 by torchdiffeq": lambda: sim.solve([10.0], theirs),
         "dopri5 per sample": lambda: sim.solve([10.0], alone),
         "rk4 with plastic weights": lambda: plastic.solve([1.0], rk4),
         "its right-hand side": right_hand_sides,
+        "its bare right-hand side": bare_right_hand_sides,
     }
 
 

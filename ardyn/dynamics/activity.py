@@ -126,7 +126,10 @@ class Dynamics:
 
     def write_rate(self, t: Tensor | float, state: State, rate: State) -> None:
         """The same, written into ``rate``."""
-        x = self.activities(state.activity)
+        self.write_rates(self.activities(state.activity), state.trace, rate)
+
+    def write_rates(self, x: "Activities", traces: Mapping[str, Tensor], rate: State) -> None:
+        """The same, from activities that a weight update reads as well."""
 
         def send(block: Block, drive: Tensor) -> Tensor:
             if not block.relaxes:
@@ -136,7 +139,7 @@ class Dynamics:
             return x[unit]
 
         self.descend(send, x)
-        for unit, z in state.trace.items():
+        for unit, z in traces.items():
             assert self.tau_trace is not None
             low_pass(x[unit], z, self.tau_trace, out=rate.trace[unit])
 
@@ -190,17 +193,15 @@ class Dynamics:
         """f′ of a block, taken where the Rule says; None stands for f′ = 1."""
         if block.activation is identity:
             return None
-        match choice:
-            case "frozen":
-                return self.forward_pass.derivative[block.name]
-            case "current":
-                assert x is not None
-                return Slope.at(block.activation, self.preactivation(block, x))
-            case "postsynaptic":
-                assert x is not None
-                return Slope.at(block.activation, x[block.name])
-            case "dropped":
-                return None
+        if choice == "dropped":
+            return None
+        if choice == "frozen":
+            return self.forward_pass.derivative[block.name]
+        assert x is not None
+        if (choice, block.name) not in x.slopes:
+            a = self.preactivation(block, x) if choice == "current" else x[block.name]
+            x.slopes[choice, block.name] = Slope.at(block.activation, a)
+        return x.slopes[choice, block.name]
 
     def preactivation(self, block: Block, x: "Activities") -> Tensor:
         """a = layer(h) at these activities."""
@@ -257,6 +258,8 @@ class Activities(dict[str, Tensor]):
     def __init__(self, dynamics: Dynamics, known: Mapping[str, Tensor]) -> None:
         super().__init__(known)
         self._dynamics = dynamics
+        self.slopes: dict[tuple[Derivative, str], Slope] = {}
+        """f′ at these activities, where known: Eq. 1 and 2 may read the same."""
 
     def __missing__(self, name: str) -> Tensor:
         self[name] = x = self.repeated[name].leaf.detach()

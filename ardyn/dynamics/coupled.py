@@ -7,15 +7,17 @@ pass, x̄ and f′, stays frozen.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ardyn.dynamics.activity import Dynamics
-from ardyn.dynamics.learning import feedback_gradients, parameter_gradients
-from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity
+from ardyn.dynamics.activity import Activities, Dynamics
+from ardyn.dynamics.learning import feedback_gradients, parameter_gradients, updates_at
+from ardyn.dynamics.plasticity import Plasticity, check_is_plasticity, has_own_rates
 from ardyn.errors import InputError
 from ardyn.state import State
 
@@ -80,12 +82,52 @@ class Coupled:
 
     def __call__(self, t: Tensor | float, state: State) -> State:
         """d(state)/dt."""
+        rate = state.with_tensors([torch.empty_like(x) for x in state.tensors()])
+        self.write_rate(t, state, rate)
+        return rate
+
+    def write_rate(self, t: Tensor | float, state: State, rate: State) -> None:
+        """The same, written into ``rate``.
+
+        No tensor as large as the plastic weights of a fully connected layer is made on the way.
+        """
         now = self.at(state)
-        fast = now(t, State(state.activity, state.trace))
+        x = now.activities(state.activity)
+        now.write_rates(x, state.trace, rate)
         if not (state.weights or state.feedback):
-            return fast
-        slow = self._slow_rate(now, state)
-        return replace(slow, activity=fast.activity, trace=fast.trace)
+            return
+        if has_own_rates(self.plasticity):
+            slow = self._slow_rate(now, state)
+            for own, found in ((rate.weights, slow.weights), (rate.feedback, slow.feedback)):
+                for name, each in found.items():
+                    own[name].copy_(each)
+        else:
+            self._write_slow_rate(now, x, state, rate)
+
+    def _write_slow_rate(self, now: Dynamics, x: Activities, state: State, rate: State) -> None:
+        """τ_W Ẇ = −∂𝓛/∂W − λ_W W and τ_ψ ψ̇ = −(∂𝓛/∂W)ᵀ − λ_ψ ψ, as ``slow_rate`` gives them."""
+        p, share = self.plasticity, _share(self.plasticity, now)
+        tau = p.tau_weights if state.weights else p.tau_feedback
+        # Eq. 2 is linear in x^{l+1}: with −x/τ in its place the product is the rate itself, and no
+        # pass over the weights is needed to scale it.
+        driving = {u: (-share / tau) * v for u, v in {**now.clamped, **state.activity}.items()}
+        z = now.activities({**state.activity, **state.trace})
+        room = {name: rate.weights[name] for name in self._used_once & state.weights.keys()}
+        _, changes = updates_at(now, driving, x, z, room)
+        descent, of_psi = parameter_gradients(changes), feedback_gradients(now, changes)
+        for block, psi in state.feedback.items():  # first, as a decay is added to those of weights
+            dpsi = torch.mul(of_psi[block], tau / p.tau_feedback, out=rate.feedback[block])
+            _decay(dpsi, psi, p.feedback_decay, p.tau_feedback)
+        for name, W in state.weights.items():
+            dW = rate.weights[name].copy_(descent[name])  # nothing to do where it was written
+            _decay(dW, W, p.weight_decay, p.tau_weights)
+
+    @cached_property
+    def _used_once(self) -> frozenset[str]:
+        """Parameters of one block each; the gradients of others are sums."""
+        blocks = self.dynamics.forward_pass.network.blocks
+        uses = Counter(name for block in blocks for name in block.layer.names)
+        return frozenset(name for name, count in uses.items() if count == 1)
 
     def _slow_rate(self, now: Dynamics, state: State) -> State:
         changes = self.plasticity.changes(now, state.activity, state.trace)
@@ -129,7 +171,7 @@ def slow_rate(
         changes: Eq. 2, {block: {parameter: gradient}}, summed over the batch.
     """
     gradients, learned = parameter_gradients(changes), feedback_gradients(now, changes)
-    share = members(now) / len(now.like) if plasticity.reduction == "mean" else 1.0
+    share = _share(plasticity, now)
     return State(
         {},
         {},
@@ -142,6 +184,17 @@ def slow_rate(
             for block, psi in state.feedback.items()
         },
     )
+
+
+def _share(plasticity: Plasticity, now: Dynamics) -> float:
+    """The weight of one sample."""
+    return members(now) / len(now.like) if plasticity.reduction == "mean" else 1.0
+
+
+def _decay(dW: Tensor, W: Tensor, decay: float, tau: float) -> None:
+    """Add −λ W / τ to a rate."""
+    if decay:
+        dW.add_(W, alpha=-decay / tau)
 
 
 def members(dynamics: Dynamics) -> int:

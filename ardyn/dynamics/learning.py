@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ardyn.dynamics.activity import Dynamics
+from ardyn.dynamics.activity import Activities, Dynamics
 from ardyn.network.activations import Slope
 from ardyn.network.network import Block
 
@@ -27,6 +27,24 @@ def updates(
         {block: x ⊙ f′, [batch, …]} and {block: {parameter: gradient summed over the batch}}.
     """
     x, z = dynamics.activities(activity), dynamics.activities(dict(activity) | dict(traces))
+    return updates_at(dynamics, x, x, z)
+
+
+def updates_at(
+    dynamics: Dynamics,
+    above: Mapping[str, Tensor],
+    x: Activities,
+    z: Activities,
+    into: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], Changes]:
+    """The same; gradients are written into the tensors ``into`` where the layer can do so.
+
+    Args:
+        above: x^{l+1}, or a multiple of it, to which the gradients are proportional.
+        x: the activities.
+        z: the same activities, but of units with a trace the trace.
+        into: by parameter; none that several blocks use.
+    """
     presynaptic = {"current": x, "trace": z}
 
     def slope(block: Block) -> Slope | None:
@@ -38,7 +56,7 @@ def updates(
             return dynamics.forward_pass.below[block.name]
         return dynamics.presynaptic(block, presynaptic[choice])
 
-    return dynamics.forward_pass.updates(x, slope, below)
+    return dynamics.forward_pass.updates(above, slope, below, into)
 
 
 def block_gradients(

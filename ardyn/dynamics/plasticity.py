@@ -113,6 +113,14 @@ def check_window_within(window: tuple[float, float], end: float) -> None:
         )
 
 
+def has_own_rates(plasticity: Plasticity) -> bool:
+    """Whether a subclass puts something in place of Eq. 2 or 3."""
+    return any(
+        getattr(type(plasticity), name, None) is not getattr(Plasticity, name)
+        for name in ("changes", "weight_rate", "feedback_rate")
+    )
+
+
 def rate(W: Tensor, gradient: Tensor, tau: float, decay: float, share: float = 1.0) -> Tensor:
     """τ_W dW/dt = −∂𝓛/∂W − λ_W W, and likewise for b and ψ (Eq. 2 and 3 in time).
 

@@ -121,6 +121,7 @@ class ForwardPass:
         above: Mapping[str, Tensor],
         slope: Callable[[Block], Slope | None],
         below: Callable[[Block], Tensor],
+        into: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Eq. 2, ∂𝓛/∂W = (x^{l+1} ⊙ f′)ᵀ x^l and ∂𝓛/∂b = Σ x^{l+1} ⊙ f′, over the batch.
 
@@ -132,6 +133,7 @@ class ForwardPass:
             above: x of each block.
             slope: f′ of a block as the Rule takes it.
             below: the activity that a layer reads, as the Rule takes it.
+            into: room for gradients, by parameter, for layers that write in place.
         """
         by_autograd, local = {}, {}
         for block in self.network.blocks:
@@ -139,7 +141,8 @@ class ForwardPass:
                 continue
             v = scale(above[block.name], slope(block))
             if block.layer.is_local:
-                local[block.name] = block.layer.update(self.parameters, v, below(block))
+                args = self.parameters, v, below(block), into or {}
+                local[block.name] = block.layer.update_into(*args)
             else:
                 by_autograd[block.name] = v
         return by_autograd, local

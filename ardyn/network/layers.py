@@ -6,7 +6,7 @@ they may move in time. A layer of your own needs the surface of ``LocalLayer``, 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -51,11 +51,18 @@ class Layer:
         """Gradients by parameter, from v = x^{l+1} ⊙ f′ and the activity below (paper, Eq. 2)."""
         raise NotImplementedError
 
+    def update_into(
+        self, parameters: Parameters, v: Tensor, x: Tensor, into: Parameters
+    ) -> dict[str, Tensor]:
+        """The same, written into the tensors of these names, of a layer that can do so."""
+        return self.update(parameters, v, x)
+
     def matrix(self, W: Tensor) -> Tensor:
         """W as [n_{l+1}, n_l]; ψ is shaped like its transpose."""
         return W
 
 
+@final
 @dataclass(frozen=True)
 class Linear(Layer):
     """A fully connected layer; W is [n_{l+1}, n_l], as torch stores it."""
@@ -76,9 +83,22 @@ class Linear(Layer):
 
     def update(self, parameters: Parameters, v: Tensor, x: Tensor) -> dict[str, Tensor]:
         """vᵀ x for W and Σ v for b, summed over the batch (paper, Eq. 2)."""
+        return self.update_into(parameters, v, x, {})
+
+    def update_into(
+        self, parameters: Parameters, v: Tensor, x: Tensor, into: Parameters
+    ) -> dict[str, Tensor]:
+        """The same, written into the tensors of these names."""
         v, x = _rows(v), _rows(x)
-        weight = {self.weight: v.mT @ x}
-        return weight if self.bias is None else weight | {self.bias: v.sum(0)}
+        weight = {self.weight: torch.mm(v.mT, x, out=into.get(self.weight))}
+        if self.bias is None:
+            return weight
+        return weight | {self.bias: torch.sum(v, 0, out=into.get(self.bias))}
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[…, n] as [row, n]."""
+    return x if x.ndim == 2 else x[None].flatten(0, -2)
 
 
 _Sizes = tuple[int, ...]
@@ -230,11 +250,6 @@ class Operation(Layer):
     def names(self) -> tuple[str, ...]:
         """Of its parameters."""
         return self.parameters
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[batch, …, n] as [sample, n]."""
-    return x if x.ndim == 2 else x[None].flatten(0, -2)
 
 
 def _bias(layer: Linear | Conv, parameters: Parameters) -> Tensor | None:

@@ -93,9 +93,13 @@ class StepMonitor:
         self.is_held = bool(steady.all())
         return self.is_held
 
-    def check_finite(self, t: float, total: float, state: State) -> None:
-        """Raise DivergenceError unless the sum over all numbers of a state is finite."""
-        if not math.isfinite(total):
+    def check_finite(self, t: float, number: float, state: State) -> None:
+        """Raise DivergenceError unless a state is finite, as a number made of all of it tells.
+
+        Args:
+            number: not finite if the state isn't; a sum may overflow where the state is finite.
+        """
+        if not (math.isfinite(number) or all(x.isfinite().all() for x in state.tensors())):
             raise self.divergence(state, f"by {self.clock(t)}")
 
     def clock(self, t: float) -> str:

@@ -85,7 +85,7 @@ def adaptive_by_sample(
             monitor.last_time, monitor.last_state = clock.t, stages.state(stages.y)
             raise monitor.stuck("max_num_steps" if clock.end > clock.t else "no step")
         stages.run(_NO_TIME, stages.column(steps))
-        errors, totals = stages.errors(control.rtol, control.atol)
+        errors, largest = stages.errors(control.rtol, control.atol)
         ratios = [step * error for step, error in zip(steps, errors, strict=True)]
         accepted = [
             ratio <= 1 or step <= control.min_step
@@ -93,7 +93,7 @@ def adaptive_by_sample(
         ]
         for i, clock in enumerate(clocks):
             if clock.is_running and accepted[i]:
-                monitor.check_finite(clock.end, totals[i], stages.state(stages.end))
+                monitor.check_finite(clock.end, largest[i], stages.state(stages.end))
                 _record(stages, clock, i, record)
                 clock.t = clock.end
             clock.step = control.next(clock.step, ratios[i], tableau.order)

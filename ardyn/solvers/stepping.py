@@ -9,13 +9,14 @@ a step are one matrix product. torchdiffeq keeps the stages on the last axis, an
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ardyn.solvers.monitor import StepMonitor
 from ardyn.solvers.system import InPlace, grid
-from ardyn.solvers.tableaux import Tableau
+from ardyn.solvers.tableaux import Row, Tableau
 from ardyn.solvers.vectors import Layout
 from ardyn.state import State
 
@@ -60,17 +61,35 @@ class Stages:
     def __init__(self, monitor: StepMonitor, tableau: Tableau, by_sample: bool = False) -> None:
         self.monitor, self.tableau = monitor, tableau
         self.layout, self.is_by_sample = Layout(monitor.names, by_sample), by_sample
-        self.y, self.end, self.scale, self.ratio = (self.layout.new() for _ in range(4))
+        self.y, self.end = self.layout.new(2)
         self.layout.write(monitor.names, self.y)
         self.k = self.layout.new(len(tableau.c))
         self._columns = [self.k[:i].flatten(1).T for i in range(len(self.k) + 1)]
-        self._a = [self._numbers(row) for row in tableau.a]
-        self._b, self._error = self._numbers(tableau.b), self._numbers(tableau.error)
+        self._weights = {row: self._numbers(row) for row in (*tableau.a, tableau.b)}
+        self._error = self._numbers(tableau.error)
         self._quartic = _quartic(tableau) if tableau.middle else None
         self._states = {id(v): self.layout.state(v) for v in (self.y, self.end)}
         self._rates = [self.layout.state(row) for row in self.k]
+        # Asked once: in Python 3.11 it takes as long as a small evaluation.
+        self._in_place: InPlace | None = None
+        if self.layout.has_views and isinstance(monitor.system, InPlace):
+            self._in_place = monitor.system
 
-    def _numbers(self, row: tuple[float, ...]) -> Tensor:
+    @cached_property
+    def scale(self) -> Tensor:
+        """Room for the tolerance of each number."""
+        return self.layout.new()
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """Room for the error of each number over its tolerance."""
+        return self.layout.new()
+
+    @cached_property
+    def _ratios(self) -> list[Tensor]:
+        return self.layout.split(self.ratio)
+
+    def _numbers(self, row: Row) -> Tensor:
         return torch.tensor(row, dtype=torch.float64).to(self.y)
 
     def state(self, vector: Tensor) -> State:
@@ -79,12 +98,11 @@ class Stages:
 
     def evaluate(self, t: float, vector: Tensor, stage: int) -> None:
         """k_i = f(t, vector)."""
-        system = self.monitor.system
         self.monitor.evaluations += 1
-        if self.layout.has_views and isinstance(system, InPlace):
-            system.write_rate(t, self.state(vector), self._rates[stage])
+        if self._in_place is not None:
+            self._in_place.write_rate(t, self.state(vector), self._rates[stage])
         else:
-            self.layout.write(system(t, self.state(vector)), self.k[stage])
+            self.layout.write(self.monitor.system(t, self.state(vector)), self.k[stage])
 
     def column(self, steps: list[float]) -> Tensor:
         """Steps to multiply vectors with: [1], or one for each sample, [batch, 1]."""
@@ -94,18 +112,20 @@ class Stages:
     def run(self, t: float, step: float | Tensor) -> None:
         """All stages after the first, and the end: y(t + h); h is one, or a column for samples."""
         for i in range(1, len(self.k)):
-            self._combine(self._a[i], step)
+            self._combine(self.tableau.a[i], step)
             at = t if self.is_by_sample else t + self.tableau.c[i] * float(step)
             self.evaluate(at, self.end, i)
         if not self.tableau.ends_with_solution:
-            self._combine(self._b, step)
+            self._combine(self.tableau.b, step)
 
-    def _combine(self, weights: Tensor, step: float | Tensor) -> None:
+    def _combine(self, row: Row, step: float | Tensor) -> None:
         """end = y + h Σ_i w_i k_i."""
-        columns = self._columns[len(weights)]
+        columns, weights = self._columns[len(row)], self._weights[row]
         if isinstance(step, Tensor):
             torch.mv(columns, weights, out=self.ratio.view(-1))
             torch.addcmul(self.y, step, self.ratio, out=self.end)
+        elif len(row) == 1:
+            torch.add(self.y, self.k[0], alpha=step * row[0], out=self.end)
         else:
             torch.addmv(self.y, columns, weights, alpha=step, out=self.end)
 
@@ -117,16 +137,18 @@ class Stages:
         return self._rates[0] if self.layout.has_views else self.layout.state(self.k[0])
 
     def errors(self, rtol: float, atol: float) -> tuple[list[float], list[float]]:
-        """‖Σ_i (b − b̂)_i k_i / (atol + rtol max(|y|, |end|))‖, and the sum of the end.
+        """‖Σ_i (b − b̂)_i k_i / (atol + rtol max(|y|, |end|))‖, and the largest |end|.
 
         Of all, [1] each, or of every sample, [batch] each; times h the error over the tolerance.
-        The sum tells whether the end is finite.
+        The second is finite where the end is.
         """
         torch.abs(self.y, out=self.scale)
-        torch.abs(self.end, out=self.ratio)
+        largest = torch.abs(self.end, out=self.ratio).amax(-1)
         torch.maximum(self.scale, self.ratio, out=self.scale).mul_(rtol).add_(atol)
         torch.mv(self._columns[-1], self._error, out=self.ratio.view(-1))
-        return self.layout.norm_and_sum(self.ratio.div_(self.scale), self.end)
+        self.ratio.div_(self.scale)
+        errors, ends = self.layout.norm_and(self._ratios, largest)
+        return errors, ends
 
     def accept_where(self, accepted: list[bool]) -> None:
         """The samples whose step was accepted go on from its end."""
@@ -187,9 +209,7 @@ def fixed_steps(monitor: StepMonitor, times: Tensor, tableau: Tableau, step: flo
         if _is_steady(stages, start):
             break
         stages.run(start, end - start)
-        monitor.check_finite(
-            end, stages.end.sum(dtype=torch.float64).item(), stages.state(stages.end)
-        )
+        monitor.check_finite(end, stages.end.sum().item(), stages.state(stages.end))
         while j < len(at) and at[j] <= end:
             torch.lerp(stages.y, stages.end, (at[j] - start) / (end - start), out=record[j])
             j += 1
@@ -223,10 +243,10 @@ def adaptive_steps(
         step = end - t if end < t + step else step
         stages.run(t, step)
         taken += 1
-        (error,), (total,) = stages.errors(control.rtol, control.atol)
+        (error,), (largest,) = stages.errors(control.rtol, control.atol)
         ratio = step * error
         if ratio <= 1 or step <= control.min_step:
-            monitor.check_finite(end, total, stages.state(stages.end))
+            monitor.check_finite(end, largest, stages.state(stages.end))
             first = j
             while j < len(at) and at[j] <= end:
                 j, taken = j + 1, 0

@@ -35,18 +35,26 @@ class Layout:
         self.roots = [max(size, 1) ** 0.5 for size in sizes]
         """√(numbers of each tensor)."""
         kind = functools.reduce(torch.promote_types, (x.dtype for x in self.tensors))
-        self._like = self.tensors[0].new_zeros((*self.leading, self.size), dtype=kind)
+        self._like = self.tensors[0].new_empty(0, dtype=kind)
+        self._gaps = [
+            slice(own.stop, end)
+            for own, end in zip(self.places, ends[1:], strict=True)
+            if own.stop < end
+        ]
         kinds = {x.dtype for x in (*self.tensors, *_plain(like))}
         self.has_views = len(kinds) == 1
         """Whether all tensors have one real type; else a vector is copied into a State."""
 
     def new(self, *leading: int) -> Tensor:
-        """Vectors of zeros, [*leading, (batch,) number]."""
-        return self._like.new_zeros(*leading, *self._like.shape)
+        """Room for vectors, [*leading, (batch,) number]; only what lies between tensors is set."""
+        room = self.record(*leading)
+        for gap in self._gaps:
+            room[..., gap].zero_()
+        return room
 
-    def record(self, times: int) -> Tensor:
-        """Room for a record, not initialised: [time, (batch,) number]."""
-        return self._like.new_empty(times, *self._like.shape)
+    def record(self, *leading: int) -> Tensor:
+        """Room for a record of vectors: [*leading, (batch,) number]."""
+        return self._like.new_empty((*leading, *self.leading, self.size))
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of each tensor's own numbers, [*leading, (batch,) number]."""
@@ -65,24 +73,22 @@ class Layout:
 
     def norm(self, vector: Tensor) -> list[float]:
         """The largest root mean square of any tensor, [1] or [batch]; torchdiffeq's norm."""
-        return self.norm_and_sum(vector, None)[0]
+        return self.norm_and(self.split(vector))[0]
 
-    def norm_and_sum(
-        self, vector: Tensor, summed: Tensor | None
-    ) -> tuple[list[float], list[float]]:
-        """The norm of one vector, and the sum of another; one wait for the device."""
-        parts = self.split(vector)
+    def norm_and(self, parts: Sequence[Tensor], *numbers: Tensor) -> tuple[list[float], ...]:
+        """The norm of a vector, and other numbers as floats; one wait for the device.
+
+        Args:
+            parts: the vector, split.
+            numbers: [], or [batch] each.
+        """
         if self.leading:
             found = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
         else:
-            found = [each.view(1) for each in torch._foreach_norm(parts)]
-        total = vector.new_zeros(1)
-        if summed is not None:  # in double precision, in which sums of finite numbers are finite
-            total = summed.sum(-1, dtype=torch.float64).view(-1)
-        rows = [*(each.to(torch.float64) for each in found), total.expand(len(found[0]))]
-        *norms, totals = torch.stack(rows).tolist()
-        sizes = zip(*norms, strict=True)
-        return [_largest(each, self.roots) for each in sizes], totals
+            found = list(torch._foreach_norm(list(parts)))
+        rows = torch.stack([*found, *numbers]).view(len(found) + len(numbers), -1).tolist()
+        sizes = zip(*rows[: len(found)], strict=True)
+        return [_largest(each, self.roots) for each in sizes], *rows[len(found) :]
 
 
 def _largest(norms: Sequence[float], roots: Sequence[float]) -> float:

@@ -118,12 +118,30 @@ def test_a_relaxation_takes_the_same_steps(method, rule):
         assert difference(x, theirs[unit]) < 100 * rounding
 
 
+class Bounded(Plasticity):
+    """Soft bounds keep |W| below 3."""
+
+    def weight_rate(self, W: Tensor, gradient: Tensor, share: float, span: float = 1.0) -> Tensor:
+        return (1 - (W / 3) ** 2) * super().weight_rate(W, gradient, share, span)
+
+
 @pytest.mark.parametrize("solver", [Adaptive("dopri5", 1e-5, 1e-7), Fixed("rk4", 0.1)], ids=str)
-def test_plastic_weights_take_the_same_steps(solver):
+@pytest.mark.parametrize("plasticity", [Plasticity, Bounded])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(feedback="learned"),
+        Rule(feedback="learned", relaxation_derivative="current", update_derivative="current"),
+        Rule(feedback="learned", update_activity="trace"),
+    ],
+    ids=["frozen", "current", "trace"],
+)
+def test_plastic_weights_take_the_same_steps(solver, plasticity, rule):
     case = problem()
     feedback = random_feedback(case.model, generator=generator())
-    plastic = Plasticity(20.0, 30.0, weight_decay=0.1, reduction="mean")
-    sim = case.relaxation(rule=Rule(feedback="learned"), feedback=feedback, plasticity=plastic)
+    plastic = plasticity(20.0, 30.0, weight_decay=0.1, feedback_decay=0.2, reduction="mean")
+    tau_trace = 1.7 if rule.update_activity == "trace" else None
+    sim = case.relaxation(rule=rule, feedback=feedback, plasticity=plastic, tau_trace=tau_trace)
     kind = type(solver)
     fields = {**vars(solver), "engine": "torchdiffeq"}
     own, theirs = sim.solve([1.0, 4.0], solver), sim.solve([1.0, 4.0], kind(**fields))
@@ -134,6 +152,8 @@ def test_plastic_weights_take_the_same_steps(solver):
         assert difference(W, theirs.learned.weights[name]) < 1e-12
     for block, psi in own.learned.feedback.items():
         assert difference(psi, theirs.learned.feedback[block]) < 1e-12
+    for unit, z in own.traces.items():
+        assert difference(z[-1], theirs.traces[unit][-1]) < 1e-12
 
 
 @pytest.mark.parametrize("method", EMBEDDED)
