@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CATALOGUE := .venv-catalogue/bin
+PEERS := .venv-peers/bin
 
-.PHONY: setup convergence test lint format types bench catalogue clean
+.PHONY: setup convergence test lint format types bench bench-peers catalogue clean
 
 setup: .venv/ready
 
@@ -40,6 +41,15 @@ bench: setup
 	$(BIN)/python -m benchmarks.training $(ARGS)
 	$(BIN)/python -m benchmarks.coupled $(ARGS)
 
+# Other solvers of the same equation, in an environment of their own.
+bench-peers: .venv-peers/ready
+	$(PEERS)/python -m benchmarks.peers $(ARGS)
+
+.venv-peers/ready: pyproject.toml benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt --editable .
+	touch $@
+
 # Other people's modules, in an environment of their own.
 catalogue: .venv-catalogue/ready
 	$(CATALOGUE)/python -m tests.catalogue --save $(ARGS)
@@ -50,4 +60,4 @@ catalogue: .venv-catalogue/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-catalogue .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv .venv-catalogue .venv-peers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
