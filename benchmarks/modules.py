@@ -26,7 +26,7 @@ ROWS = (
         Row(f"small {name}: ardyn.backward to 200 τ", f"small {name}: forward and backward")
         for name in NAMES
     ),
-    Row("CNN: AR step, 10 τ", "CNN: BP step", at_most=1.3),
+    Row("CNN: AR step, 10 τ", "CNN: BP step", at_most=1.15),
 )
 
 

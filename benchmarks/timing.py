@@ -49,7 +49,8 @@ def main(name: str, title: str, rows: Sequence[Row], cases: Callable[[str], Case
 
         Args:
             device: Device to compute on: cpu, cuda, cuda:1, …
-            save: Also write the table to benchmarks/results/NAME-DATE-DEVICE.md.
+            save: Also write the table to benchmarks/results/NAME-DATE-DEVICE.md, with the
+                number of threads on a CPU.
         """
         with exit_on_error():
             check_device(device)
@@ -58,7 +59,9 @@ def main(name: str, title: str, rows: Sequence[Row], cases: Callable[[str], Case
         if save:
             folder = Path(__file__).parent / "results"
             folder.mkdir(exist_ok=True)
-            path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}-{torch.device(device).type}.md"
+            where = torch.device(device).type
+            on = f"cpu-{torch.get_num_threads()}" if where == "cpu" else where
+            path = folder / f"{name}-{datetime.now(UTC):%Y-%m-%d}-{on}.md"
             path.write_text(table)
             print(f"saved as {path}")
 
