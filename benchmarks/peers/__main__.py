@@ -1,4 +1,8 @@
-"""ardyn beside its peers, with one thread and with two: ``python -m benchmarks.peers [--save]``."""
+"""ardyn beside its peers, with one thread and with two: ``python -m benchmarks.peers [--save]``.
+
+For a machine that does nothing else (Linux): where a processor is shared, PyTorch's two threads
+wait for one another, and take many times as long.
+"""
 
 import argparse
 import os
