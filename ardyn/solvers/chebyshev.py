@@ -45,8 +45,10 @@ def response(degree: int, ratio: float, dtype: torch.dtype, device: torch.device
     """
     one = np.eye(degree + 1)
     slopes = chebvander(points(degree), degree - 1) @ chebder(one) @ _coefficients(degree)
-    equation = slopes + ratio / 2 * one  # dx/ds + x h/2τ = u h/2τ, s running from −1 to 1
+    # dx/ds + x h/2τ = u h/2τ, s from −1 to 1; divided by 1 + h/2τ against rounding at large h/τ.
+    share = ratio / (2 + ratio)
+    equation = (1 - share) * slopes + share * one
     equation[0] = one[0]
     found = np.linalg.inv(equation)
-    found[:, 1:] *= ratio / 2
+    found[:, 1:] *= share
     return torch.from_numpy(found).to(device, dtype)

@@ -72,13 +72,14 @@ class Collocation:
         """
         monitor = StepMonitor(system, stop, "collocation")
         start, t, at = monitor.names, 0.0, times.numpy()
+        last_time = float(at[-1])
         record = start.with_tensors([x.new_empty(len(at), *x.shape) for x in start.tensors()])
         if at[0] == 0:
             for kept, x in zip(record.tensors(), start.tensors(), strict=True):
                 kept[0] = x
-        window = self._first(float(at[-1]), min(system.time_constants.values()))
-        while t < at[-1]:
-            end = min(t + window.length, at[-1])
+        window = self._first(last_time, min(system.time_constants.values()))
+        while t < last_time:
+            end = t + window.length if window.length < last_time - t else last_time
             if end <= t:
                 monitor.last_time, monitor.last_state = t, start
                 raise monitor.stuck("no window")
@@ -92,7 +93,7 @@ class Collocation:
                 due = slice(*np.searchsorted(at, [t, end], side="right"))
                 _write(record, due, states, window.at(at[due] - t))
                 start, t = last, end
-            window = self._next(window, error, at[-1] - t)
+            window = self._next(window, error, last_time - t)
         return Solution(record, monitor.evaluations)
 
     def _first(self, duration: float, tau: float) -> "_Window":
@@ -111,11 +112,11 @@ class Collocation:
         """
         found = min(max(self._largest * error, 1e-300), 0.5)
         share = math.sqrt(math.log(self._largest) / math.log(found))
-        degree = _MARGIN * last.degree * min(max(share, 0.5), 2.0)
+        degree = _MARGIN * last.degree * min(max(share, 0.2), 2.0)
         longer = (_HIGHEST / degree) ** 2
         if error > 1:
             longer = 1.0 if longer > 1 else min(longer, 0.5)
-        length = min(last.length * min(max(longer, 0.25), 4.0), rest)
+        length = min(last.length * min(max(longer, 0.25), 25.0), rest)
         return _Window(_within(degree * math.sqrt(length / last.length)), length)
 
     @property
@@ -133,9 +134,9 @@ class Collocation:
             rows = torch.cat([tail, flat[-1:]]).double()
             *tails, size = torch.linalg.vector_norm(rows, dim=1).tolist()
             peak = float(torch.linalg.vector_norm(flat, math.inf))
-            rounding = torch.finfo(x.dtype).eps * peak
-            allowed = max(self.rtol * size, (self.atol + rounding) * flat.shape[1] ** 0.5)
-            errors.append(max(tails) / allowed)
+            root = flat.shape[1] ** 0.5
+            beyond_rounding = max(tails) - torch.finfo(x.dtype).eps * peak * root
+            errors.append(max(beyond_rounding, 0.0) / max(self.rtol * size, self.atol * root))
         return max(errors) if math.isfinite(sum(errors)) else math.nan
 
 
