@@ -18,6 +18,7 @@ from ardyn.errors import ArdynError, DivergenceError, InputError
 from ardyn.models import cnn, mlp
 from ardyn.relaxation import Relaxation
 from ardyn.solver_names import SOLVER_NAMES, solver_named
+from ardyn.solvers.collocation import Collocation
 from ardyn.solvers.integrators import ADAPTIVE_METHODS, FIXED_METHODS, Adaptive, Fixed
 from ardyn.solvers.monitor import SteadyState
 from ardyn.solvers.sweep import Sweep
@@ -30,6 +31,7 @@ __all__ = [
     "Adaptive",
     "ArdynError",
     "ClosedForm",
+    "Collocation",
     "DivergenceError",
     "Fixed",
     "InputError",

@@ -29,6 +29,8 @@ ROWS = (
     Row("making 201 states", "its evaluations: euler"),
     Row("dopri5 by torchdiffeq", "its evaluations: dopri5"),
     Row("dopri5 per sample", "dopri5", at_most=2),
+    Row("collocation, postsynaptic", "dopri5, postsynaptic", at_most=1 / 3),
+    Row("collocation, postsynaptic, 201 times", "dopri5, postsynaptic, 201 times", at_most=1 / 3),
     Row("rk4 with plastic weights", "its right-hand side", at_most=1.5),
     Row("rk4 with plastic weights", "its bare right-hand side", at_most=1.5),
 )
@@ -79,6 +81,10 @@ def _cases(device: str) -> Cases:
 
     theirs = ardyn.Adaptive("dopri5", engine="torchdiffeq")
     alone = ardyn.Adaptive("dopri5", per_sample=True)
+    nonlinear = ardyn.Relaxation(
+        model, inputs, targets, rule=ardyn.Rule(relaxation_derivative="postsynaptic")
+    )
+    whole, dopri5 = ardyn.Collocation(), ardyn.Adaptive("dopri5")
     plastic = ardyn.Relaxation(
         model, inputs, targets, plasticity=ardyn.Plasticity(1e3, reduction="mean")
     )
@@ -111,6 +117,10 @@ def _cases(device: str) -> Cases:
         "making 201 states": make_states,
         "dopri5 by torchdiffeq": lambda: sim.solve([10.0], theirs),
         "dopri5 per sample": lambda: sim.solve([10.0], alone),
+        "collocation, postsynaptic": lambda: nonlinear.solve([10.0], whole),
+        "dopri5, postsynaptic": lambda: nonlinear.solve([10.0], dopri5),
+        "collocation, postsynaptic, 201 times": lambda: nonlinear.solve(many, whole),
+        "dopri5, postsynaptic, 201 times": lambda: nonlinear.solve(many, dopri5),
         "rk4 with plastic weights": lambda: plastic.solve([1.0], rk4),
         "its right-hand side": right_hand_sides,
         "its bare right-hand side": bare_right_hand_sides,

@@ -31,7 +31,7 @@ from studies.running import flags, variables
 from studies.running.checkpoints import Checkpoints
 from studies.running.command_line import main, training_set
 from studies.running.run_folder import RunFolder, check_device
-from studies.running.solvers import takes_steps
+from studies.running.solvers import STEPLESS, takes_steps
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,8 +46,9 @@ class Config(flags.Objective, flags.SolvedOnce):
     """Settings of the relaxation; all times are in the unit of tau-x, which is arbitrary."""
 
     solver: tuple[str, ...] = ("exact", "dopri5", "rk4", "euler", "sweep")
-    """Solvers to compare: exact (closed form), sweep (the authors' scheme), or torchdiffeq's
-    euler, midpoint, heun2, heun3, rk4, explicit_adams, implicit_adams, dopri5, dopri8, bosh3, …"""
+    """Solvers to compare: exact (closed form), sweep (the authors' scheme), collocation (Chebyshev,
+    from the output down, each layer over long windows of time), or torchdiffeq's euler, midpoint,
+    heun2, heun3, rk4, explicit_adams, implicit_adams, dopri5, dopri8, bosh3, …"""
     tau_x: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Time constants τ of the activities in τ dx/dt = −x + (x_above ⊙ f′) W (paper, Eq. 1), one
     relaxation for each."""
@@ -135,11 +136,11 @@ class Config(flags.Objective, flags.SolvedOnce):
                 f"tau-z {list(self.tau_z)} has no effect, as only plastic weights use the trace; "
                 f"pass --tau-w too"
             )
-        if self.is_plastic and set(self.solver) == {"exact"}:
+        if self.is_plastic and STEPLESS.issuperset(self.solver):
             raise InputError(
-                "solver exact has no closed form with plastic weights, as the dynamics are then "
-                "nonlinear (W and x are both state variables); add --solver dopri5, or drop "
-                "--tau-w and --tau-psi"
+                "solvers exact and collocation need constant weights, as the dynamics with plastic "
+                "weights are nonlinear (W and x are both state variables); add --solver dopri5, or "
+                "drop --tau-w and --tau-psi"
             )
 
     def _check_network(self) -> None:

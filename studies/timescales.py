@@ -36,6 +36,7 @@ from studies.running.flags import (
     check_time_constants,
 )
 from studies.running.run_folder import RunFolder, check_device
+from studies.running.solvers import STEPLESS
 from studies.running.variables import described_training
 from studies.training.angles import feedback_angles
 
@@ -76,7 +77,7 @@ class Config(SolvedOnce):
             if not 0 <= share < 1:
                 raise InputError(f"window must be at least 0 and below 1, got {share}; use 0.9")
         check_positive_settings(self, "stimuli")
-        check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n != "exact"])
+        check_choice("solver", self.solver, [n for n in ardyn.SOLVER_NAMES if n not in STEPLESS])
         if self.depth < 2:
             raise InputError(f"depth must be 2 or more layers, got {self.depth}; use 3")
 

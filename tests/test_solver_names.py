@@ -6,6 +6,7 @@ from ardyn import (
     SOLVER_NAMES,
     Adaptive,
     ClosedForm,
+    Collocation,
     Fixed,
     InputError,
     Sweep,
@@ -22,6 +23,10 @@ def test_sweep_takes_the_step():
     assert solver_named("sweep", step=0.25) == Sweep(0.25)
 
 
+def test_collocation_takes_the_tolerances():
+    assert solver_named("collocation", rtol=1e-3, atol=1e-4) == Collocation(1e-3, 1e-4)
+
+
 @pytest.mark.parametrize("method", FIXED_METHODS)
 def test_a_fixed_method_takes_the_step(method):
     assert solver_named(method, step=0.25) == Fixed(method, 0.25)
@@ -33,7 +38,9 @@ def test_an_adaptive_method_takes_the_tolerances(method):
 
 
 def test_every_name_is_listed_once():
-    assert sorted(SOLVER_NAMES) == sorted({"exact", "sweep", *FIXED_METHODS, *ADAPTIVE_METHODS})
+    assert sorted(SOLVER_NAMES) == sorted(
+        {"exact", "sweep", "collocation", *FIXED_METHODS, *ADAPTIVE_METHODS}
+    )
 
 
 @pytest.mark.parametrize("name", SOLVER_NAMES)

@@ -79,6 +79,21 @@ class Dynamics:
         return ""
 
     @property
+    def recurrence(self) -> str:
+        """The condition of drives from above alone that does not hold, for a message; "" if all do.
+
+        A current derivative makes a unit's drive depend on the unit itself.
+        """
+        for block in self.forward_pass.network.blocks:
+            choice = self.rules[block.name].relaxation_derivative
+            if choice == "current" and block.activation is not identity:
+                return (
+                    f"drives that depend on the units above alone, got the relaxation derivative "
+                    f"{choice!r} for block '{block.name}'"
+                )
+        return ""
+
+    @property
     def like(self) -> Tensor:
         """One of its tensors, as an example of the type and device of all."""
         return next(iter(self.drive.values()))
@@ -159,6 +174,20 @@ class Dynamics:
             unit: z + step * low_pass(x[unit], z, self.tau_trace or math.inf)
             for unit, z in state.trace.items()
         }
+        return State({unit: x[unit] for unit in self.tau}, z)
+
+    def cascade(self, start: State, relax: Callable[[Tensor, Tensor, float], Tensor]) -> State:
+        """All units over time, from the output down; see ``Cascade``."""
+        x = self.activities({})
+
+        def send(block: Block, drive: Tensor) -> Tensor:
+            if not block.relaxes:
+                return drive
+            x[block.name] = relax(start.activity[block.name], drive, self.tau[block.name])
+            return x[block.name]
+
+        self.descend(send, x)
+        z = {unit: relax(z, x[unit], self.tau_trace or math.inf) for unit, z in start.trace.items()}
         return State({unit: x[unit] for unit in self.tau}, z)
 
     def descend(

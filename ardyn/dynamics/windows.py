@@ -136,10 +136,10 @@ def check_steps(plasticity: Plasticity, solver: Solver) -> None:
     """Raise InputError for plastic weights and a solver without steps, such as ClosedForm."""
     if plasticity.moves and not getattr(solver, "steps", True):
         raise InputError(
-            f"ClosedForm ('exact', the default) needs constant weights: with tau_weights = "
-            f"{plasticity.tau_weights:g} and tau_feedback = {plasticity.tau_feedback:g} their "
-            f"products with activities are not linear; pass an adaptive solver such as "
-            f"Adaptive('dopri5')"
+            f"{type(solver).__name__} takes no steps, so that it needs constant weights: with "
+            f"tau_weights = {plasticity.tau_weights:g} and tau_feedback = "
+            f"{plasticity.tau_feedback:g} their products with activities are not linear; pass an "
+            f"adaptive solver such as Adaptive('dopri5')"
         )
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,6 +38,23 @@ class Layered(System, Protocol):
     """What Sweep also needs: one update of all units in sequence, from the output down."""
 
     def sweep(self, state: State, step: float) -> State: ...
+
+
+@runtime_checkable
+class Cascade(System, Protocol):
+    """What Collocation also needs: units that are driven by those above them alone."""
+
+    @property
+    def recurrence(self) -> str:
+        """The condition for that which does not hold, for a message; "" if all hold."""
+        ...
+
+    def cascade(self, start: State, relax: Callable[[Tensor, Tensor, float], Tensor]) -> State:
+        """All variables over time, [point, batch, …] each, from the output down.
+
+        ``relax(start, drive, tau)`` solves τ dx/dt = −x + drive(t) from ``start``, [batch, …].
+        """
+        ...
 
 
 @runtime_checkable

@@ -153,7 +153,7 @@ def _settings(tau: float, name: str) -> Iterator[tuple[float, Solver]]:
     """Tolerance or step over τ of each level, and the solver; the closed form has one level."""
     if name == "exact":
         yield np.nan, ardyn.ClosedForm()
-    elif name in ardyn.ADAPTIVE_METHODS:
+    elif name in ("collocation", *ardyn.ADAPTIVE_METHODS):
         for rtol in 10.0 ** -np.arange(2, 2 + LEVELS):
             yield rtol, ardyn.solver_named(name, rtol=float(rtol), atol=float(rtol) * 1e-3)
     else:

@@ -5,6 +5,9 @@ from typing import Protocol, TypeGuard
 from ardyn.closed_form.propagator import OneStep
 from ardyn.solvers.system import Solver
 
+STEPLESS = frozenset({"exact", "collocation"})
+"""Names of the solvers that do not step through time, which plastic weights need."""
+
 
 class OneStepSolver(OneStep, Solver, Protocol):
     """A fixed-step solver of which ``ClosedForm`` gives the result without stepping."""

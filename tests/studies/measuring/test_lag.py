@@ -260,8 +260,8 @@ def test_the_lag_is_that_of_the_nearest_point_near_the_path_only():
             "tau-z \\[5.0\\] has no effect, as only plastic weights use the trace",
         ),
         (
-            {"solver": ("exact",)},
-            "no closed form with plastic weights, as the dynamics are then nonlinear",
+            {"solver": ("exact", "collocation")},
+            "exact and collocation need constant weights, .* plastic weights are nonlinear",
         ),
     ],
 )
