@@ -90,6 +90,10 @@ class StepSums:
     """Which step was the first that was not finite, found without reading from the device."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
         self.count = 0
         self._sums: list[Tensor] = []
         self._numbers: list[int] = []
@@ -108,11 +112,11 @@ class StepSums:
         if self._sums:
             self._fold()
         lost = math.inf if self._lost is None else float(self._lost)
-        self.count, self._lost = 0, None
+        self.clear()
         return int(lost) if lost < math.inf else None
 
     def _fold(self) -> None:
-        finite = torch.stack(self._sums).isfinite()
+        finite = torch.cat([each.reshape(1) for each in self._sums]).isfinite()
         numbers = torch.tensor(self._numbers, dtype=torch.float64, device=finite.device)
         lost = numbers.masked_fill(finite, math.inf).min()
         self._lost = lost if self._lost is None else torch.minimum(self._lost, lost)

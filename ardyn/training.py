@@ -117,9 +117,10 @@ class Learner(Setup):
         plasticity: time constants of the weights, and their window within each stimulus; needs a
             solver that steps.
         capture: whether to record the tensor operations of a step and repeat them without Python,
-            on a GPU as a CUDA graph. By default, the AR step of modules that consist of torch's own
-            layers; True for any module that takes the same operations at every batch, of which
-            nothing else is repeated, such as counters or hooks.
+            on a GPU as a CUDA graph. By default that is done for AR where the module consists of
+            torch's own layers. With True it is done for any module, which must take the same
+            operations with the same Python numbers at every batch: its Python code is not run
+            again.
 
     The others are those of ``Relaxation``. Training changes the model's parameters in place, and
     nothing else of it.
@@ -182,18 +183,18 @@ class Learner(Setup):
         """
         if self.optimiser is None:
             value = self._learn_during(inputs, targets)
-            self._steps.add([value])
+            self._steps.add([])  # its solver has checked it
             return value
-        found = self._recorder(inputs, targets)
+        found = self._recorder(self._fill_without_waiting, inputs, targets)
         self.optimiser.step()
-        self._steps.add(found[1:] or found)  # a loss may exceed the range of half precision
+        # The loss itself may exceed the range of half precision.
+        self._steps.add(found if self.method == "bp" else found[1:])
         return found[0]
 
     @cached_property
     def _recorder(self) -> Recorder:
         is_wanted = False if self.method == "bp" and self.capture is None else self.capture
-        psi = tuple(self.psi.values())
-        return Recorder(self._fill_without_waiting, self.model, psi, self.loss, is_wanted)
+        return Recorder(self.model, self.psi, self.loss, is_wanted)
 
     def _fill_without_waiting(self, inputs: Any, targets: Any) -> list[Tensor]:
         """``fill_gradients``; returns 𝓛, and what is to be checked of the activities later."""
@@ -203,18 +204,19 @@ class Learner(Setup):
         return [value, *sums]
 
     def check_finite(self) -> None:
-        """Raise DivergenceError if something became infinite or NaN in a step since the last call.
+        """Raise DivergenceError if something became infinite or NaN since the last call.
 
-        The message says in which, counted from 1.
+        The message gives the first batch at which it was seen, counted from 1: it came with that
+        batch, or with the update after the one before.
         """
         count, lost = self._steps.count, self._steps.first_lost()
-        if lost is None and not is_finite(self.model.parameters()):
+        if lost is None and not is_finite([*self.model.parameters(), *self.psi.values()]):
             lost = count
         if lost is not None:
             raise DivergenceError(
-                f"the loss, the activities or the weights became infinite or NaN at batch {lost} "
-                f"of {count}; lower the learning rate, or look for such values in its inputs and "
-                f"targets"
+                f"the loss, the activities or the weights are infinite or NaN, first seen at batch "
+                f"{lost} of {count}; lower the learning rate, or look for such values in the "
+                f"inputs and targets"
             )
 
     def feed_forward(self, inputs: Any, targets: Any) -> Driven:
@@ -259,6 +261,7 @@ class Learner(Setup):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from where ``state`` was taken."""
+        self._steps.clear()
         self.model.load_state_dict(state["model"])
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])

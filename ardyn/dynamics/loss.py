@@ -1,9 +1,11 @@
 """Losses, summed over samples, so that a sample's trajectory does not depend on its batch."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -150,6 +152,8 @@ def _value(loss: Loss, output: Any, target: Any) -> Tensor:
 def _check_classes(target: Tensor, classes: int) -> None:
     """Raise InputError for a class out of range, which on a GPU makes CUDA fail irrecoverably."""
     if is_postponing():
+        outside = ((target < 0) | (target >= classes)).any()
+        is_finite([torch.where(outside, math.nan, 0.0)])
         return
     outside = target[(target < 0) | (target >= classes)]
     if len(outside):
