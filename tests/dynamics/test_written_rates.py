@@ -104,7 +104,7 @@ def test_written_rates_are_those_of_a_plasticity_of_ones_own(rule, decay, make, 
     inputs = randn(4, *size)
     targets = randn(*model(inputs).shape)
     learns = rule.feedback == "learned"
-    settings = (5.0, tau_psi(rule), decay, decay if learns else 0.0, "mean")
+    settings: Any = (5.0, tau_psi(rule), decay, decay if learns else 0.0, "mean")
     psi = None
     if rule.feedback != "transpose":
         psi = ardyn.random_feedback(model, std=0.5, generator=generator(3))
@@ -180,7 +180,7 @@ def test_a_solver_copies_no_rate(monkeypatch):
 
 
 @pytest.fixture
-def counted(monkeypatch) -> Counter[str]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each layer computes its pre-activation, and the module is run again."""
     counts: Counter[str] = Counter()
 
