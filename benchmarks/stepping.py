@@ -29,8 +29,8 @@ ROWS = (
     Row("making 201 states", "its evaluations: euler"),
     Row("dopri5 by torchdiffeq", "its evaluations: dopri5"),
     Row("dopri5 per sample", "dopri5", at_most=2),
-    Row("collocation, postsynaptic", "dopri5, postsynaptic", at_most=1 / 3),
-    Row("collocation, postsynaptic, 201 times", "dopri5, postsynaptic, 201 times", at_most=1 / 3),
+    Row("collocation, postsynaptic", "dopri5, postsynaptic", at_most=0.33),
+    Row("collocation, postsynaptic, 201 times", "dopri5, postsynaptic, 201 times", at_most=0.33),
     Row("rk4 with plastic weights", "its right-hand side", at_most=1.5),
     Row("rk4 with plastic weights", "its bare right-hand side", at_most=1.5),
 )

@@ -84,9 +84,11 @@ class Dynamics:
 
         A current derivative makes a unit's drive depend on the unit itself.
         """
-        for block in self.forward_pass.network.blocks:
+        network = self.forward_pass.network
+        for block in network.blocks:
             choice = self.rules[block.name].relaxation_derivative
-            if choice == "current" and block.activation is not identity:
+            is_read = block.activation is not identity
+            if choice == "current" and is_read and network.towards_units & {*block.sources}:
                 return (
                     f"drives that depend on the units above alone, got the relaxation derivative "
                     f"{choice!r} for block '{block.name}'"

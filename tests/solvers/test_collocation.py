@@ -100,7 +100,7 @@ def test_of_any_chain_it_is_the_tight_adaptive_solution(case_and_tau):
 
 
 @pytest.mark.parametrize("units", ["block", "operation"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["U-Net", "many to many", "weight norm", "GPT-2"])
 def test_modules_may_be_graphs_of_unequal_time_constants(name, units):
     sim = CASES[name]().relaxation(units=units, rule=POSTSYNAPTIC)
     tau = [0.7 + 0.1 * (i % 5) for i in range(len(sim.network.units))]
@@ -184,6 +184,14 @@ def test_a_linear_layer_has_no_current_derivative():
         states(sim.solve(TIMES, Adaptive("dopri8", 1e-11, 1e-13, options={"max_step": 0.1}))),
         1e-8,
     )
+
+
+def test_the_derivative_of_the_lowest_block_drives_no_unit():
+    rule = {"fc1": Rule(relaxation_derivative="current"), "*": POSTSYNAPTIC}
+    found, truth = (
+        problem().relaxation(rule=each).solve(TIMES, TIGHT) for each in (rule, POSTSYNAPTIC)
+    )
+    assert_same(states(found), states(truth), 1e-14)
 
 
 def test_weights_learn_from_its_last_state():

@@ -14,8 +14,10 @@ from ardyn import Adaptive, DivergenceError
 from plots.common import run_results
 from plots.convergence import FIGURES, draw
 from studies.convergence import Config, run
+from studies.measuring import trajectories
 from studies.problems import images, networks
 from studies.running.variables import relaxation_summary as summary
+from tests.oracles.problems import problem
 from tests.studies.convergence_runs import DIGITS, FLAGS, SMALL, printed_by, study
 
 EQUILIBRIUM = ("--reference", "equilibrium")
@@ -49,6 +51,13 @@ def test_euler_error_falls_with_its_step_and_work_counts_the_steps(results):
     np.testing.assert_array_equal(euler.work_evaluations, 5 * 2.0 ** np.arange(7))
     slope = np.diff(np.log2(euler.work_error))[-1]
     assert slope == pytest.approx(-1, abs=0.1)
+
+
+def test_the_work_of_collocation_goes_over_tolerances():
+    sim = problem().relaxation()
+    found = trajectories.work_precision(sim, 1.0, "collocation", ardyn.ClosedForm())
+    np.testing.assert_allclose(found.work_setting[:3], [1e-2, 1e-3, 1e-4])
+    assert (found.work_error < 10 * found.work_setting).all()
 
 
 def test_convergence_times_of_chains_are_the_analytic_ones(results):
