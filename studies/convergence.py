@@ -46,8 +46,8 @@ class Config(flags.Objective, flags.SolvedOnce):
     """Settings of the relaxation; all times are in the unit of tau-x, which is arbitrary."""
 
     solver: tuple[str, ...] = ("exact", "dopri5", "rk4", "euler", "sweep")
-    """Solvers to compare: exact (closed form), sweep (the authors' scheme), collocation (in time),
-    or euler, midpoint, heun2, heun3, rk4, explicit_adams, implicit_adams, dopri5, dopri8, bosh3, …"""
+    """Solvers to compare: exact (closed form), sweep (the authors' scheme), collocation, or
+    euler, midpoint, heun2, heun3, rk4, explicit_adams, implicit_adams, dopri5, dopri8, bosh3, …"""
     tau_x: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Time constants τ of the activities in τ dx/dt = −x + (x_above ⊙ f′) W (paper, Eq. 1), one
     relaxation for each."""

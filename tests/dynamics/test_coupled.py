@@ -417,7 +417,7 @@ def test_bad_plasticity_is_refused(settings, words):
 @pytest.mark.parametrize(
     ("plasticity", "solver", "words"),
     [
-        (Plasticity(5.0), ClosedForm(), "'exact'.*constant weights.*not linear.*dopri5"),
+        (Plasticity(5.0), ClosedForm(), "ClosedForm.*constant weights.*not linear.*dopri5"),
         (Plasticity(0.05), Fixed("euler", 0.1), "step of 0.1 is longer than the weights' time"),
         (Plasticity(5.0, tau_feedback=9.0), TIGHT, "tau_feedback = 9 has no effect where no feed"),
         (Plasticity(weight_decay=0.1), TIGHT, "weight_decay = 0.1 has no effect on weights"),
