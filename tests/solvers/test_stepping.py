@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -142,9 +143,8 @@ def test_plastic_weights_take_the_same_steps(solver, plasticity, rule):
     plastic = plasticity(20.0, 30.0, weight_decay=0.1, feedback_decay=0.2, reduction="mean")
     tau_trace = 1.7 if rule.update_activity == "trace" else None
     sim = case.relaxation(rule=rule, feedback=feedback, plasticity=plastic, tau_trace=tau_trace)
-    kind = type(solver)
-    fields = {**vars(solver), "engine": "torchdiffeq"}
-    own, theirs = sim.solve([1.0, 4.0], solver), sim.solve([1.0, 4.0], kind(**fields))
+    original = replace(solver, engine="torchdiffeq")
+    own, theirs = sim.solve([1.0, 4.0], solver), sim.solve([1.0, 4.0], original)
     assert own.evaluations == theirs.evaluations
     assert own.learned is not None
     assert theirs.learned is not None
