@@ -1,8 +1,7 @@
 """ardyn's own Runge–Kutta steps are torchdiffeq's: as many evaluations, the same states."""
 
 import math
-from dataclasses import dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
