@@ -149,6 +149,8 @@ class Learner(Setup):
             check_is_plasticity(self.plasticity)
             check_steps(self.plasticity, self.solver)
             check_window_within(self.plasticity.window, self.duration)
+        if self.capture not in (None, True, False):
+            raise InputError(f"capture must be True, False or None, got {self.capture!r}; drop it")
         if self.capture and self.method == "ar" and getattr(self.solver, "steps", True):
             raise InputError(
                 f"capture=True needs the closed form, got {self.solver!r}; drop solver, or capture"

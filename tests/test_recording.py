@@ -149,6 +149,11 @@ def test_capture_needs_the_closed_form():
         trained(mlp, (6,), True, solver=Fixed("euler", 0.1))
 
 
+def test_capture_is_a_choice():
+    with pytest.raises(InputError, match="capture must be True, False or None, got 'yes'"):
+        trained(mlp, (6,), "yes")  # type: ignore[arg-type]
+
+
 def hooked(m: nn.Sequential) -> None:
     m[2].register_forward_hook(lambda module, args, value: 2 * value)
 
